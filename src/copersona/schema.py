@@ -1,0 +1,242 @@
+"""The tables of the store, and how an interaction becomes a row and comes back.
+
+One rule shapes them: **no index holds anyone's words**. Users, ids and texts are indexed by a hash
+of fixed size, because a database moves index entries around and leaves stale copies in the unused
+part of a page, where erasing does not reach; rows with words in them are only ever appended. Every
+key contains the namespace, the keyed hash of a user (`user_mark`) included. This module opens no
+connection and runs no query.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from copersona.errors import DataError
+from copersona.interactions import check
+from copersona.records import Interaction
+
+HASH_BYTES = 16
+
+# SQLite numbers rows itself only where the type is spelt INTEGER.
+_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _owner(name: str, target: str, **options: Any) -> sa.Column[int]:
+    """A column that goes when the row it points to goes."""
+    reference = sa.ForeignKey(target, ondelete="CASCADE")
+    return sa.Column(name, _Key, reference, nullable=False, **options)
+
+
+store_keys = sa.Table(
+    "store_keys",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+
+namespaces = sa.Table(
+    "namespaces",
+    metadata,
+    sa.Column("id", _Key, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", _Key, primary_key=True),
+    _owner("namespace_id", "namespaces.id", index=True),
+    sa.Column("mark", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+)
+
+# Apart from `users`, so that a row with a name in it never changes its size.
+user_states = sa.Table(
+    "user_states",
+    metadata,
+    _owner("user_id", "users.id", primary_key=True, autoincrement=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("remember", sa.Boolean),
+    sa.Column("learn", sa.Boolean),
+    sa.Column("lend", sa.Text),
+    sa.Column("train", sa.Boolean),
+)
+
+tombstones = sa.Table("tombstones", metadata, sa.Column("mark", sa.LargeBinary, primary_key=True))
+
+interactions = sa.Table(
+    "interactions",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("namespace_id", "namespaces.id"),
+    _owner("user_id", "users.id"),
+    sa.Column("id_hash", sa.LargeBinary, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("input", sa.Text, nullable=False),
+    sa.Column("response", sa.Text, nullable=False),
+    sa.Column("item", sa.Text),
+    sa.Column("rating", sa.Double),
+    sa.Column("label", sa.Text),
+    sa.Column("at", sa.Double),
+    sa.Column("facet", sa.Text),
+    sa.Column("thread", sa.Text),
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("source", sa.Text),
+    sa.Column("input_hash", sa.LargeBinary, nullable=False),
+    sa.Column("response_hash", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("namespace_id", "id_hash"),
+    sa.Index(None, "user_id", "at"),
+    sa.Index(None, "namespace_id", "input_hash"),
+    sa.Index(None, "namespace_id", "response_hash"),
+)
+
+instructions = sa.Table(
+    "instructions",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("user_id", "users.id", index=True),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+embeddings = sa.Table(
+    "embeddings",
+    metadata,
+    _owner("namespace_id", "namespaces.id", primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.LargeBinary, primary_key=True),
+    sa.Column("encoder", sa.Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+
+traces = sa.Table(
+    "traces",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("namespace_id", "namespaces.id"),
+    _owner("user_id", "users.id", index=True),
+    sa.Column("trace_id", sa.Text, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.UniqueConstraint("namespace_id", "trace_id"),
+    sa.Index(None, "namespace_id", "seq"),
+)
+
+# Whose words a trace quotes, besides those of the user it belongs to.
+trace_quotes = sa.Table(
+    "trace_quotes",
+    metadata,
+    _owner("trace_seq", "traces.seq", primary_key=True, autoincrement=False),
+    _owner("user_id", "users.id", primary_key=True, autoincrement=False, index=True),
+)
+
+# Everything of an `Interaction` but its user, in the order `interaction_of` reads.
+INTERACTION_FIELDS = (
+    interactions.c.id,
+    interactions.c.input,
+    interactions.c.response,
+    interactions.c.item,
+    interactions.c.rating,
+    interactions.c.label,
+    interactions.c.at,
+    interactions.c.facet,
+    interactions.c.thread,
+    interactions.c.metadata,
+    interactions.c.source,
+)
+
+# Of one user: rows without a time first, then by time, then as they came in.
+TIME_ORDER = (interactions.c.at.asc().nulls_first(), interactions.c.seq.asc())
+
+
+def content_hash(text: str) -> bytes:
+    """16 bytes that stand for a text; equal for texts that differ only in Unicode composition."""
+    normal = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return _hash(normal)
+
+
+def id_hash(interaction_id: str) -> bytes:
+    """16 bytes that stand for an interaction's id, exactly as given."""
+    return _hash(interaction_id)
+
+
+def user_mark(key: bytes, namespace: str, user: str) -> bytes:
+    """HMAC-SHA256 of a user within a namespace: all a tombstone keeps of them."""
+    # The length in front, so that no two pairs are joined to the same bytes.
+    return hmac.digest(
+        key, f"{len(namespace)}:{namespace}{user}".encode("utf-8", "surrogatepass"), "sha256"
+    )
+
+
+def row_of(interaction: Interaction) -> dict[str, Any]:
+    """The row of an interaction, without its namespace and user.
+
+    Raises:
+        DataError: it has no id, or does not pass `interactions.check`.
+    """
+    check(interaction)
+    if not interaction.id:
+        raise DataError("no id: fill it with `interactions.with_ids`", field="id")
+    input_hash = content_hash(interaction.input_text)
+    is_single = interaction.is_single_text
+    return {
+        "id_hash": id_hash(interaction.id),
+        "id": interaction.id,
+        "input": interaction.input,
+        "response": interaction.response,
+        "item": interaction.item,
+        "rating": interaction.rating,
+        "label": interaction.label,
+        "at": interaction.at,
+        "facet": interaction.facet,
+        "thread": interaction.thread,
+        "metadata": dump_json(interaction.metadata) if interaction.metadata else "{}",
+        "source": interaction.source,
+        "input_hash": input_hash,
+        "response_hash": input_hash if is_single else content_hash(interaction.response_text),
+    }
+
+
+def interaction_of(user: str, row: Sequence[Any]) -> Interaction:
+    """The interaction behind a row that begins with `INTERACTION_FIELDS`."""
+    # fmt: off
+    (id_, input_, response, item, rating, label, at, facet, thread, details, source) = row[:11]
+    # fmt: on
+    return Interaction(
+        user=user,
+        input=input_,
+        response=response,
+        item=item,
+        rating=rating,
+        label=label,
+        at=at,
+        facet=facet,
+        thread=thread,
+        metadata={} if details == "{}" else json.loads(details),
+        source=source,
+        id=id_,
+    )
+
+
+def dump_json(value: Mapping[str, Any]) -> str:
+    """JSON text that reads back the same; other mappings than `dict` are taken as such."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
+
+
+def _hash(text: str) -> bytes:
+    # What is no valid Unicode is never stored, and is looked up like anything unknown.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]
