@@ -140,12 +140,24 @@ def test_closing_a_stream_closes_the_connection() -> None:
         assert server.hung_up.wait(5)
 
 
-def test_a_stream_of_another_kind_is_refused() -> None:
-    with connected(json_reply({"n": 1})) as (_, endpoint), pytest.raises(BackendError):
+def test_a_stream_may_hold_any_text() -> None:
+    texts = ["a\u2028b", "a\x85b", "röd", "data: x", "\n\r"]
+    body = "".join(f"data:{json.dumps(text_event, ensure_ascii=False)}\r\n\r\n"
+                   for text_event in ({"text": text} for text in texts))  # fmt: skip
+    with connected(Reply(body=(body + ': note\n\ndata: {"last": 1}').encode())) as (_, endpoint):
+        assert list(endpoint.stream("/x", {})) == [*({"text": text} for text in texts), {"last": 1}]
+
+
+def test_a_stream_of_nothing_but_comments_ends() -> None:
+    plan = events({"n": 1}, hangs=True)
+    with (
+        connected(plan, stream_limit_s=0.2) as (_, endpoint),
+        pytest.raises(BackendError, match=r"did not finish within 0\.2 s"),
+    ):
         list(endpoint.stream("/x", {}))
 
 
-@pytest.mark.parametrize("url", ["", "host/v1", "ftp://host", "http://", "http://[bad"])
+@pytest.mark.parametrize("url", ["", "host/v1", "ftp://host", "http://", "http://host:port"])
 def test_a_wrong_url_is_refused_before_any_work(url: str) -> None:
     with pytest.raises(ConfigError):
         Endpoint(url)
@@ -155,4 +167,3 @@ def test_a_url_with_a_password_does_not_show_it() -> None:
     endpoint = Endpoint(f"http://user:{KEY}@127.0.0.1:9/v1/")
     assert endpoint.host == "127.0.0.1:9"
     endpoint.close()
-    assert json.dumps(endpoint.host)

@@ -314,7 +314,7 @@ def _rating(value: object) -> float | None:
 
 def _is_kept(value: object) -> bool:
     """Scalars that say something; NaN and empty cells do not."""
-    return value == value and value != "" and isinstance(value, str | int | float)
+    return isinstance(value, str | int | float) and value == value and value != ""
 
 
 def _is_rating(value: object) -> bool:

@@ -85,8 +85,18 @@ class Corpus:
         picked = np.flatnonzero(rows) if rows.dtype == bool else rows
         arrays = {
             name: getattr(self, name)[picked]
-            for name in ("users", "folds", "inputs", "responses", "styles", "is_single",
-                         "has_own_words", "ratings", "at", "id_hashes")
+            for name in (
+                "users",
+                "folds",
+                "inputs",
+                "responses",
+                "styles",
+                "is_single",
+                "has_own_words",
+                "ratings",
+                "at",
+                "id_hashes",
+            )
         }
         lists = {
             name: [getattr(self, name)[i] for i in picked.tolist()]

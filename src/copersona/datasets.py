@@ -62,7 +62,7 @@ def load(name: str, directory: str | Path) -> Iterator[Interaction]:
 
 def _folder(directory: Path, name: str) -> Path:
     for folder in (directory / name, directory):
-        if folder.name == name and folder.is_dir():
+        if folder.resolve().name == name and folder.is_dir():
             return folder
     raise DataError(f"no folder {name!r} there", source=str(directory))
 

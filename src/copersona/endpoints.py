@@ -13,16 +13,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 import httpx2
 
 from copersona.errors import BackendError, ConfigError
-
-STREAM_LIMIT_S = 600.0
-"""A streamed answer ends within this time, however slowly it trickles."""
 
 _CONNECT_LIMIT_S = 10.0
 _LONGEST_PAUSE_S = 20.0
@@ -45,6 +42,7 @@ class Endpoint:
         timeout_s: longest wait for a whole answer, or for the next event of a stream, in seconds.
         retries: further attempts after the first.
         backoff_s: pause before the first retry, doubled for each next one, in seconds.
+        stream_limit_s: longest stream, however steadily it trickles, in seconds.
     """
 
     def __init__(
@@ -55,8 +53,10 @@ class Endpoint:
         timeout_s: float = 60.0,
         retries: int = 2,
         backoff_s: float = 0.5,
+        stream_limit_s: float = 600.0,
     ) -> None:
         self._base = _checked_url(base_url)
+        self._stream_limit_s = stream_limit_s
         self._timeout_s, self._retries, self._backoff_s = timeout_s, retries, backoff_s
         headers = {"content-type": "application/json"}
         if api_key:
@@ -79,10 +79,9 @@ class Endpoint:
         Raises:
             BackendError: refused, unreachable, too slow, too large, or not a JSON object.
         """
-        deadline = time.monotonic() + self._timeout_s
         try:
             with closing(self._open(path, body)) as response:
-                content = self._read(response, max(deadline, time.monotonic() + 1))
+                content = b"".join(self._chunks(response, self._timeout_s))
         except httpx2.HTTPError as error:
             raise self._failure(error) from error
         return self._parse(content)
@@ -95,15 +94,12 @@ class Endpoint:
         Raises:
             BackendError: as for `post`; also when the stream reports an error.
         """
-        deadline = time.monotonic() + STREAM_LIMIT_S
         try:
             with closing(self._open(path, body)) as response:
-                for event in httpx2.EventSource(response):
-                    if event.data == "[DONE]":
+                for data in self._events(response):
+                    if data == b"[DONE]":
                         return
-                    if time.monotonic() > deadline:
-                        raise BackendError(f"{self.host} streamed for over {STREAM_LIMIT_S:g} s")
-                    yield self._parse(event.data.encode("utf-8", "replace"))
+                    yield self._parse(data)
         except httpx2.HTTPError as error:
             raise self._failure(error) from error
 
@@ -134,15 +130,25 @@ class Endpoint:
         seconds = float(asked) if asked.isdigit() else 0.0
         return min(max(seconds, self._backoff_s * 2.0**attempt), _LONGEST_PAUSE_S)
 
-    def _read(self, response: httpx2.Response, deadline: float) -> bytes:
-        content = bytearray()
+    def _chunks(self, response: httpx2.Response, limit_s: float) -> Iterator[bytes]:
+        deadline, n_bytes = time.monotonic() + limit_s, 0
         for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > _LARGEST_ANSWER:
+            n_bytes += len(chunk)
+            if n_bytes > _LARGEST_ANSWER:
                 raise BackendError(f"{self.host} answered more than {_LARGEST_ANSWER} bytes")
             if time.monotonic() > deadline:
-                raise BackendError(f"{self.host} did not finish within {self._timeout_s:g} s")
-        return bytes(content)
+                raise BackendError(f"{self.host} did not finish within {limit_s:g} s")
+            yield chunk
+
+    def _events(self, response: httpx2.Response) -> Iterator[bytes]:
+        # Bytes are split at line feeds only, since a text may hold other line separators; and
+        # every chunk is timed, since a server may send nothing but comments for ever.
+        rest = b""
+        for chunk in self._chunks(response, self._stream_limit_s):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line[5:].strip() for line in lines if line.startswith(b"data:"))
+        if rest.startswith(b"data:"):
+            yield rest[5:].strip()
 
     def _parse(self, content: bytes) -> dict[str, Any]:
         try:
@@ -157,7 +163,7 @@ class Endpoint:
 
     def _refusal(self, response: httpx2.Response) -> BackendError:
         try:
-            answer = json.loads(self._read(response, time.monotonic() + self._timeout_s))
+            answer = json.loads(b"".join(self._chunks(response, self._timeout_s)))
         except (ValueError, httpx2.HTTPError, BackendError):
             answer = None
         status = response.status_code

@@ -45,17 +45,22 @@ class ForgetCounts:
 
 
 def erase_interactions(scope: Scope, condition: sa.ColumnElement[bool]) -> ForgetCounts:
-    """Remove the interactions that meet the condition, their embeddings, their users' traces."""
+    """Remove interactions of this namespace, their embeddings, their users' traces.
+
+    The condition names rows or users, which belong to one namespace: naming the namespace as well
+    would lead SQLite to look through all of it.
+    """
     connection = scope.connection
-    chosen = sa.and_(interactions.c.namespace_id == scope.id, condition)
     fields = (interactions.c.user_id, interactions.c.input_hash, interactions.c.response_hash)
     owners: set[int] = set()
     hashes: set[bytes] = set()
-    for user_id, input_hash, response_hash in connection.execute(sa.select(*fields).where(chosen)):
+    for user_id, input_hash, response_hash in connection.execute(
+        sa.select(*fields).where(condition)
+    ):
         owners.add(user_id)
         hashes.update((input_hash, response_hash))
     return ForgetCounts(
-        interactions=connection.execute(sa.delete(interactions).where(chosen)).rowcount,
+        interactions=connection.execute(sa.delete(interactions).where(condition)).rowcount,
         traces=erase_traces(scope, owners),
         embeddings=embedding_cache.sweep(scope, hashes),
     )

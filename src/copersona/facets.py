@@ -80,7 +80,9 @@ class Facets:
         if declared is None or not any(self.declared):
             return nearest
         number = {name: f for f, name in enumerate(self.declared) if name}
-        known = np.array([number.get(name, -1) if name else -1 for name in declared], dtype=np.int32)
+        known = np.array(
+            [number.get(name, -1) if name else -1 for name in declared], dtype=np.int32
+        )
         return np.where(known >= 0, known, nearest)
 
     def route(self, vector: Array, declared: str | None = None) -> Array:
@@ -228,8 +230,15 @@ def _lloyd(points: Array, centroids: Array, max_iterations: int) -> tuple[Array,
     return centroids, tightness
 
 
-def name_facets(facets: Facets, words_of_item: Sequence[Sequence[str]], item_facets: Array,
-                users: Array, *, min_donors: int, n_words: int = 3) -> Facets:
+def name_facets(
+    facets: Facets,
+    words_of_item: Sequence[Sequence[str]],
+    item_facets: Array,
+    users: Array,
+    *,
+    min_donors: int,
+    n_words: int = 3,
+) -> Facets:
     """The same facets with readable names: class-TF-IDF words, each used by enough users.
 
     Args:
@@ -248,15 +257,15 @@ def name_facets(facets: Facets, words_of_item: Sequence[Sequence[str]], item_fac
     names = []
     for f, facet_words in enumerate(donors):
         score = {
-            word: len(who) * np.log1p(average / total[word])
-            * (len(who) / total[word])
+            word: len(who) * np.log1p(average / total[word]) * (len(who) / total[word])
             for word, who in facet_words.items()
             if len(who) >= min_donors
         }
         best = sorted(score, key=lambda word: (-score[word], word))[:n_words]
         names.append(facets.declared[f] or " · ".join(best) or f"facet {f + 1}")
-    return Facets(facets.center, facets.prototypes, tuple(names), facets.declared,
-                  facets.temperature)
+    return Facets(
+        facets.center, facets.prototypes, tuple(names), facets.declared, facets.temperature
+    )
 
 
 def unit(vectors: Array) -> Array:

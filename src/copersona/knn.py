@@ -20,8 +20,14 @@ EXACT_ROWS = 100_000
 _BLOCK_CELLS = 8_000_000
 
 
-def top_k(queries: Array, database: Array, k: int, *, exclude: Array | None = None,
-          exact: bool | None = None) -> tuple[Array, Array]:
+def top_k(
+    queries: Array,
+    database: Array,
+    k: int,
+    *,
+    exclude: Array | None = None,
+    exact: bool | None = None,
+) -> tuple[Array, Array]:
     """The k database rows most similar to every query, best first.
 
     Args:
@@ -44,15 +50,22 @@ def top_k(queries: Array, database: Array, k: int, *, exclude: Array | None = No
         return rows, cosines
     barred = np.full(len(queries), -1) if exclude is None else exclude
     search = _exact if exact or (exact is None and len(usable) <= EXACT_ROWS) else _approximate
-    search(np.asarray(queries, np.float32), np.asarray(database[usable], np.float32), usable,
-           barred, rows, cosines)
+    search(
+        np.asarray(queries, np.float32),
+        np.asarray(database[usable], np.float32),
+        usable,
+        barred,
+        rows,
+        cosines,
+    )
     silent = ~np.any(queries != 0, axis=1)
     rows[silent], cosines[silent] = -1, 0
     return rows, cosines
 
 
-def _exact(queries: Array, database: Array, usable: Array, barred: Array, rows: Array,
-           cosines: Array) -> None:
+def _exact(
+    queries: Array, database: Array, usable: Array, barred: Array, rows: Array, cosines: Array
+) -> None:
     position = np.full(int(usable.max()) + 2, -1)
     position[usable] = np.arange(len(usable))
     k = min(rows.shape[1], len(usable))
@@ -91,8 +104,9 @@ def build_index(database: Array) -> Index:
     return index
 
 
-def _approximate(queries: Array, database: Array, usable: Array, barred: Array, rows: Array,
-                 cosines: Array) -> None:
+def _approximate(
+    queries: Array, database: Array, usable: Array, barred: Array, rows: Array, cosines: Array
+) -> None:
     index = build_index(database)
     k = min(rows.shape[1] + 1, len(usable))
     for start in range(0, len(queries), 10_000):

@@ -111,7 +111,9 @@ def _lamp(record: Row, setting: Setting) -> Iterator[Row]:
         row = {name: entry.get(key) for name, key in kind.items()}
         rest = {key: value for key, value in entry.items() if key not in kind.values()}
         yield row | {"user": user, "at": entry.get("date"), "metadata": rest}
-    gold = record.get("output", setting.golds.get(str(record.get("id"))))
+    question = record.get("id")
+    asked = str(question) if isinstance(question, str | int) else ""
+    gold = record.get("output", setting.golds.get(asked))
     if gold is not None:
         yield _lamp_answer(record, gold, kinds) | {"user": user}
 
@@ -138,7 +140,7 @@ def _pgraphrag(record: Row, setting: Setting) -> Iterator[Row]:
         review = {name: _first(entry, keys) for name, keys in _REVIEW_KEYS.items()}
         yield {
             "user": user,
-            "response": "\n".join(str(review[key]) for key in ("title", "text") if review[key]),
+            "response": _content_text([review["title"], review["text"]]),
             "rating": review["rating"],
             "item": review["item"],
             "metadata": {"title": review["title"]},
@@ -146,7 +148,7 @@ def _pgraphrag(record: Row, setting: Setting) -> Iterator[Row]:
 
 
 def _openai(record: Row, setting: Setting) -> Iterator[Row]:
-    mapping = record["mapping"]
+    mapping = record.get("mapping")
     if not isinstance(mapping, Mapping):
         raise DataError("must be an object", field="mapping")
     turns: list[_Turn] = []
@@ -211,9 +213,10 @@ def _own_turns(turns: list[_Turn], record: Row, setting: Setting) -> Iterator[Ro
     before = ""
     for turn in turns:
         text = _content_text(turn.content)
-        if turn.role in _USER_ROLES:
+        role = turn.role if isinstance(turn.role, str) else ""
+        if role in _USER_ROLES:
             yield shared | {"input": before, "response": text, "at": turn.at}
-        elif turn.role in _OTHER_ROLES and text:
+        elif role in _OTHER_ROLES and text:
             before = text
 
 

@@ -69,9 +69,17 @@ class OwnEvidence:
         return OwnEvidence(support, means)
 
 
-def average(residuals: Array, present: Array, users: Array, facets: Array, *,
-            n_users: int, n_facets: int, views: Sequence[View],
-            weights: Array | None = None) -> OwnEvidence:
+def average(
+    residuals: Array,
+    present: Array,
+    users: Array,
+    facets: Array,
+    *,
+    n_users: int,
+    n_facets: int,
+    views: Sequence[View],
+    weights: Array | None = None,
+) -> OwnEvidence:
     """Mean residual and effective support of every user, facet and view.
 
     Args:
@@ -164,8 +172,9 @@ class ViewModel:
         others_variance = np.where(
             seen, 1 / own - self.noise / np.where(seen, support, 1), prior - explained
         )
-        return Posterior(theta, np.clip(prior - explained, 0, prior),
-                         others, np.clip(others_variance, 0, prior))
+        return Posterior(
+            theta, np.clip(prior - explained, 0, prior), others, np.clip(others_variance, 0, prior)
+        )
 
 
 @dataclass(frozen=True)
@@ -187,9 +196,16 @@ class Posterior:
     others_variance: Array
 
 
-def fit_view_models(residuals: Array, present: Array, users: Array, facets: Array,
-                    evidence: OwnEvidence, *, views: Sequence[View],
-                    config: ProfileConfig) -> tuple[ViewModel, ...]:
+def fit_view_models(
+    residuals: Array,
+    present: Array,
+    users: Array,
+    facets: Array,
+    evidence: OwnEvidence,
+    *,
+    views: Sequence[View],
+    config: ProfileConfig,
+) -> tuple[ViewModel, ...]:
     """Moments of every view, from lenders' interactions.
 
     Shapes:
@@ -202,8 +218,11 @@ def fit_view_models(residuals: Array, present: Array, users: Array, facets: Arra
     for number, view in enumerate(views):
         has = present[:, number]
         moments = _Moments.of(
-            residuals[has, view.slice].astype(np.float64), users[has], facets[has],
-            evidence.support[..., number], evidence.means[..., view.slice],
+            residuals[has, view.slice].astype(np.float64),
+            users[has],
+            facets[has],
+            evidence.support[..., number],
+            evidence.means[..., view.slice],
         )
         models.append(moments.model(view, config))
     return tuple(models)
@@ -217,8 +236,9 @@ class _Moments:
     squares: Array
 
     @classmethod
-    def of(cls, residuals: Array, users: Array, facets: Array, support: Array,
-           means: Array) -> _Moments:
+    def of(
+        cls, residuals: Array, users: Array, facets: Array, support: Array, means: Array
+    ) -> _Moments:
         n_users, n_facets = support.shape
         counts = np.zeros((n_users, n_facets))
         np.add.at(counts, (users, facets), 1)
@@ -227,7 +247,8 @@ class _Moments:
         centred = np.where(counts[..., None] > 0, means - center, 0).astype(np.float64)
         squares = np.bincount(
             users.astype(np.int64) * n_facets + facets,
-            ((residuals - center[facets]) ** 2).sum(axis=1), n_users * n_facets,
+            ((residuals - center[facets]) ** 2).sum(axis=1),
+            n_users * n_facets,
         ).reshape(n_users, n_facets)
         return cls(center, counts, centred, squares)
 
@@ -246,12 +267,19 @@ class _Moments:
             warnings.warn(
                 f"view {view.name!r}: too few users with two interactions in one facet; "
                 f"a noise ratio of {DEFAULT_KAPPA:g} is assumed",
-                LowSupportWarning, stacklevel=4,
+                LowSupportWarning,
+                stacklevel=4,
             )
-        signal, noise = _completed(signal, noise, np.nanmean(self.squares / dim)
-                                   if np.isnan(pooled) else pooled)
-        return ViewModel(view, self.center.astype(np.float32), noise,
-                         _shrunk(signal, config.cross_facet_shrinkage), not enough)
+        signal, noise = _completed(
+            signal, noise, np.nanmean(self.squares / dim) if np.isnan(pooled) else pooled
+        )
+        return ViewModel(
+            view,
+            self.center.astype(np.float32),
+            noise,
+            _shrunk(signal, config.cross_facet_shrinkage),
+            not enough,
+        )
 
     def _within(self, f: int | slice) -> float:
         """Pooled variance within user-facets, per column; NaN with too few."""

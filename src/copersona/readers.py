@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from copersona.columns import ColumnMap, Row, RowMapper, guess_columns
+from copersona.columns import ColumnMap, Row, RowMapper, as_text, guess_columns
 from copersona.containers import (
     Flaw,
     Record,
@@ -305,5 +305,5 @@ def _golds(path: Path) -> dict[str, object]:
         if not {"id", "output"} <= entry.keys():
             message = "not a LaMP outputs file: entries need `id` and `output`"
             raise DataError(message, source=str(path))
-        golds[str(entry["id"])] = entry["output"]
+        golds[as_text(entry["id"], "id")] = entry["output"]
     return golds

@@ -137,13 +137,16 @@ class ResidualModel:
         counts = self.item_counts[rows[known]] - own_count
         for number, view in enumerate(self.views):
             count = counts[:, number]
-            weight = np.where(count >= self.min_donors, 1 / (count + self.item_shrinkage[number]), 0)
+            weight = np.where(
+                count >= self.min_donors, 1 / (count + self.item_shrinkage[number]), 0
+            )
             effect[known, view.slice] = sums[:, view.slice] * weight[:, None]
         return effect
 
 
-def _own_item_sums(corpus: Corpus, rows: Array, raw: Array, counted: Array,
-                   known: Array) -> tuple[Array, Array]:
+def _own_item_sums(
+    corpus: Corpus, rows: Array, raw: Array, counted: Array, known: Array
+) -> tuple[Array, Array]:
     """For every known row: what its user's own counted rows put into that item's sums."""
     keys = corpus.users[known].astype(np.int64) * (int(rows.max()) + 1) + rows[known]
     _, group = np.unique(keys, return_inverse=True)
@@ -164,8 +167,9 @@ def columns_of(views: Sequence[View], per_view: Array) -> Array:
     return np.repeat(per_view, [view.stop - view.start for view in views], axis=-1)
 
 
-def fit_residuals(corpus: Corpus, facets: Array, n_facets: int,
-                  config: ResidualConfig) -> ResidualModel:
+def fit_residuals(
+    corpus: Corpus, facets: Array, n_facets: int, config: ResidualConfig
+) -> ResidualModel:
     """Fit the baseline on a corpus of lenders only.
 
     Shapes:
@@ -220,8 +224,9 @@ def _with_items(draft: ResidualModel, corpus: Corpus, facets: Array) -> Residual
     })  # fmt: skip
 
 
-def _item_shrinkage(raw: Array, present: Array, rows: Array, sums: Array, counts: Array,
-                    views: Sequence[View]) -> Array:
+def _item_shrinkage(
+    raw: Array, present: Array, rows: Array, sums: Array, counts: Array, views: Sequence[View]
+) -> Array:
     """Noise over signal of an item's mean, per view, by moments; large where items say nothing."""
     shrinkage = np.full(len(views), 1e6)
     for number, view in enumerate(views):
@@ -290,8 +295,9 @@ def _design(inputs: Array, center: Array) -> Array:
     return x
 
 
-def _text_basis(corpus: Corpus, facets: Array, n_facets: int, gram: _Gram, ridge: float,
-                config: ResidualConfig) -> Array:
+def _text_basis(
+    corpus: Corpus, facets: Array, n_facets: int, gram: _Gram, ridge: float, config: ResidualConfig
+) -> Array:
     """Leading principal directions of the text residual."""
     rows = np.flatnonzero(corpus.has_own_words)
     rows = np.random.default_rng(0).permutation(rows)[: config.sample]
@@ -317,12 +323,15 @@ def _text_basis(corpus: Corpus, facets: Array, n_facets: int, gram: _Gram, ridge
     return np.asarray(leading * sign, np.float32)
 
 
-def _layout(corpus: Corpus, n_text: int, config: ResidualConfig) -> tuple[tuple[View, ...],
-                                                                          tuple[str, ...]]:
+def _layout(
+    corpus: Corpus, n_text: int, config: ResidualConfig
+) -> tuple[tuple[View, ...], tuple[str, ...]]:
     """Which views this corpus has, and its labels."""
     n_habits = len(HABITS)
-    views = [View("text", 0, n_text), View("style", n_text, n_text + n_habits,
-                                           tuple(h.name for h in HABITS))]
+    views = [
+        View("text", 0, n_text),
+        View("style", n_text, n_text + n_habits, tuple(h.name for h in HABITS)),
+    ]
     if np.isfinite(corpus.ratings).any():
         views.append(View("rating", views[-1].stop, views[-1].stop + 1, ("rating",)))
     donors: dict[str, set[int]] = {}
@@ -340,8 +349,14 @@ def _layout(corpus: Corpus, n_text: int, config: ResidualConfig) -> tuple[tuple[
     return tuple(views), labels if len(labels) >= 2 else ()
 
 
-def _values(corpus: Corpus, views: Sequence[View], basis: Array, labels: Sequence[str],
-            location: Array, scale: Array) -> tuple[Array, Array]:
+def _values(
+    corpus: Corpus,
+    views: Sequence[View],
+    basis: Array,
+    labels: Sequence[str],
+    location: Array,
+    scale: Array,
+) -> tuple[Array, Array]:
     n = len(corpus)
     values = np.zeros((n, views[-1].stop), np.float32)
     present = np.zeros((n, len(views)), bool)
@@ -386,8 +401,9 @@ def _standardise(values: Array, has: Array, views: Sequence[View]) -> tuple[Arra
     return location.astype(np.float32), np.where(scale > 1e-6, scale, 1).astype(np.float32)
 
 
-def _pair_weights(corpus: Corpus, paired: Array, values: Array, center: Array, ridge: float,
-                  views: Sequence[View]) -> Array:
+def _pair_weights(
+    corpus: Corpus, paired: Array, values: Array, center: Array, ridge: float, views: Sequence[View]
+) -> Array:
     """Ridge weights of every fold (fitted on the others) for text and style columns."""
     n_pair = views[1].stop
     targets = Corpus(**{**corpus.__dict__, "responses": values[:, :n_pair]})
@@ -395,8 +411,9 @@ def _pair_weights(corpus: Corpus, paired: Array, values: Array, center: Array, r
     return np.stack([gram.solve(ridge, fold) for fold in range(N_FOLDS)]).astype(np.float32)
 
 
-def _facet_means(values: Array, present: Array, facets: Array, n_facets: int,
-                 views: Sequence[View]) -> Array:
+def _facet_means(
+    values: Array, present: Array, facets: Array, n_facets: int, views: Sequence[View]
+) -> Array:
     """Mean answer per facet, lightly shrunk to the mean over all facets."""
     has = columns_of(views, present)
     total, count = (values * has).sum(axis=0), np.maximum(has.sum(axis=0), 1)

@@ -36,13 +36,13 @@ COLUMNS: dict[str, pa.DataType] = {
 
 def rows_in_order(
     scope: Scope, fields: Sequence[sa.ColumnElement[Any]]
-) -> Iterator[tuple[str, Sequence[Any]]]:
+) -> Iterator[tuple[str, list[Any]]]:
     """Each user with the fields of one interaction, by user and time."""
     user_id = interactions.c.user_id
     query = sa.select(users.c.id, users.c.name).where(users.c.namespace_id == scope.id)
     names: dict[int, str] = {row.id: row.name for row in scope.connection.execute(query)}
     for part in chunks(sorted(names, key=names.__getitem__)):
-        rows: dict[int, list[Sequence[Any]]] = {one: [] for one in part}
+        rows: dict[int, list[list[Any]]] = {one: [] for one in part}
         found = sa.select(user_id, *fields).where(user_id.in_(part))
         for owner, *values in scope.connection.execute(found.order_by(user_id, *TIME_ORDER)):
             rows[owner].append(values)

@@ -23,11 +23,11 @@ from copersona import embedding_cache, erasure, snapshot, trace_log
 from copersona.database import Database, Scope, rows_in
 from copersona.erasure import ForgetCounts
 from copersona.errors import DataError, UnknownUserError
+from copersona.intake import Intake
 from copersona.interactions import check
 from copersona.records import Consent, Interaction, RowOutcome
 from copersona.schema import (
     INTERACTION_FIELDS,
-    TIME_ORDER,
     content_hash,
     embeddings,
     id_hash,
@@ -42,8 +42,6 @@ from copersona.schema import (
 from copersona.user_registry import UserRegistry, touch
 
 __all__ = ["ForgetCounts", "Store", "content_hash"]
-
-_ROWS_AT_ONCE = 10_000
 
 
 class Store:
@@ -98,14 +96,11 @@ class Store:
         Rejected are rows without an id or not passing `interactions.check`, of users who do not
         allow `remember`, and of forgotten users.
         """
-        touched: set[int] = set()
-        outcomes: list[RowOutcome] = []
         with self._database.changing(namespace) as scope:
-            for start in range(0, len(interactions), _ROWS_AT_ONCE):
-                part = interactions[start : start + _ROWS_AT_ONCE]
-                outcomes += self._add_part(scope, part, start, touched)
-            if touched:
-                touch(scope, touched)
+            intake = Intake(self._registry, scope)
+            outcomes = intake.take(interactions)
+            if intake.user_ids:
+                touch(scope, intake.user_ids)
         return outcomes
 
     def history(
@@ -403,32 +398,6 @@ class Store:
 
     # ── private ───────────────────────────────────────────────────────────────────────────────
 
-    def _add_part(
-        self, scope: Scope, part: Sequence[Interaction], start: int, touched: set[int]
-    ) -> list[RowOutcome]:
-        prepared = [_prepared(row) for row in part]
-        names = {r.user for r, v in zip(part, prepared, strict=True) if isinstance(v, dict)}
-        rows, refused = self._registry.admit(scope, names)
-        hashes = [v["id_hash"] for v in prepared if isinstance(v, dict)]
-        known = _known_ids(scope, hashes)
-        new: list[dict[str, Any]] = []
-        outcomes: list[RowOutcome] = []
-        for index, (row, values) in enumerate(zip(part, prepared, strict=True), start):
-            if isinstance(values, DataError):
-                outcomes.append(_rejected(index, row, values.reason, values.field))
-            elif row.user in refused:
-                outcomes.append(_rejected(index, row, refused[row.user], "user"))
-            elif values["id_hash"] in known:
-                outcomes.append(RowOutcome(index, "duplicate", row.id, source=row.source))
-            else:
-                known.add(values["id_hash"])
-                new.append({"namespace_id": scope.id, "user_id": rows[row.user], **values})
-                outcomes.append(RowOutcome(index, "stored", row.id, source=row.source))
-        if new:
-            scope.connection.execute(sa.insert(interactions), new)
-            touched.update(values["user_id"] for values in new)
-        return outcomes
-
     def _own(self, scope: Scope, user: str, interaction_id: str) -> tuple[Interaction, int, int]:
         """An interaction of this user, with the rows of the user and of itself."""
         user_id = self._registry.find(scope, user)
@@ -441,23 +410,6 @@ class Store:
         if row is None:
             raise UnknownUserError("the user has no such interaction")
         return interaction_of(user, row), user_id, row.seq
-
-
-def _prepared(row: Interaction) -> dict[str, Any] | DataError:
-    try:
-        return row_of(row)
-    except DataError as error:
-        return error
-
-
-def _rejected(index: int, row: Interaction, reason: str, field: str | None) -> RowOutcome:
-    return RowOutcome(index, "rejected", row.id, reason, field, row.source)
-
-
-def _known_ids(scope: Scope, hashes: list[bytes]) -> set[bytes]:
-    column = interactions.c.id_hash
-    query = sa.select(column).where(interactions.c.namespace_id == scope.id)
-    return {row[0] for row in rows_in(scope.connection, query, column, hashes)}
 
 
 def _active(scope: Scope, what: sa.ColumnElement[Any]) -> sa.Select[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from copersona.database import Database, Scope, chunks, rows_in
+from copersona.database import Database, Scope, chunks, insert_many, rows_in
 from copersona.errors import DataError
 from copersona.interactions import check
 from copersona.records import Consent, Interaction
@@ -116,7 +116,7 @@ class UserRegistry:
         )
         return connection.scalar(query) or 0
 
-    def _consent_of(self, row: sa.Row[Any]) -> Consent:
+    def _consent_of(self, row: sa.Row[*tuple[Any, ...]]) -> Consent:
         return self._default if row.remember is None else Consent(*row[:4])
 
     def _buried(self, scope: Scope, marks: list[bytes]) -> list[bytes]:
@@ -136,14 +136,14 @@ class UserRegistry:
             return {}
         connection = scope.connection
         new = [{"namespace_id": scope.id, "mark": m, "name": name} for m, name in marks.items()]
-        connection.execute(sa.insert(users), new)
+        insert_many(connection, users, new)
         query = sa.select(users.c.mark, users.c.id)
         made = {
             marks[mark]: user_id
             for mark, user_id in rows_in(connection, query, users.c.mark, list(marks))
         }
         states = [{"user_id": user_id, "revision": 0} for user_id in made.values()]
-        connection.execute(sa.insert(user_states), states)
+        insert_many(connection, user_states, states)
         return made
 
 

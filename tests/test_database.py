@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from copersona import migrations
+from copersona.errors import MigrationError, StoreError
+from copersona.records import Interaction
+from copersona.store import Store, content_hash
+
+
+@pytest.fixture
+def file_store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "file.db") as opened:
+        yield opened
+
+
+def said(user: str, text: str, id: str = "", **fields: Any) -> Interaction:
+    return Interaction(user=user, response=text, id=id or f"{user}/{text}", **fields)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    Store.open(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"update {migrations.VERSION_TABLE} set version_num = '9999'")
+    connection.close()
+    with pytest.raises(MigrationError, match=r"'9999', newer .* upgrade copersona"):
+        Store.open(path)
+
+
+def test_what_is_no_store_is_refused_with_the_reason(tmp_path: Path) -> None:
+    text, foreign = tmp_path / "notes.txt", tmp_path / "foreign.db"
+    text.write_text("these are notes, not a database\n" * 50)
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("create table recipes (title text)")
+    connection.close()
+    refusals = {
+        text: "not a database",
+        foreign: "another program.*recipes",
+        tmp_path: "unable to open",
+        tmp_path / "missing" / "x.db": "cannot create",
+        "mysql://host/db": "no store",
+        "sqlite://": "memory",
+        ":memory:": "memory",
+        "://": "cannot be read",
+    }
+    for url, reason in refusals.items():
+        with pytest.raises(StoreError, match=reason):
+            Store.open(url)
+    with pytest.raises(StoreError, match="no database at"):
+        Store.open(tmp_path / "absent.db", create=False)
+    assert text.read_text().startswith("these are notes")
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_a_new_file_is_its_owners_only(file_store: Store, tmp_path: Path) -> None:
+    file_store.add("n", [said("u", "x")])
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"file.db": 0o600, "file.db-wal": 0o600, "file.db-shm": 0o600}
+    assert file_store.url == f"sqlite:///{tmp_path}/file.db"
+
+
+def test_the_marks_key_survives_reopening(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a.db") as store:
+        store.forget("n", "u")
+    with Store.open(f"sqlite:///{tmp_path}/a.db") as store:
+        assert store.add("n", [said("u", "x")])[0].status == "rejected"
+    with Store.open(tmp_path / "b.db") as other:
+        mine, theirs = store._registry.mark("n", "u"), other._registry.mark("n", "u")
+    assert mine != theirs
+
+
+def test_a_closed_store_says_so(file_store: Store) -> None:
+    file_store.close()
+    file_store.close()
+    with pytest.raises(StoreError, match="closed"):
+        file_store.users("n")
+
+
+def test_a_full_disk_loses_nothing_and_writes_no_half(file_store: Store) -> None:
+    file_store.add("n", [said("u", "before")])
+
+    def shrink_disk(connection: Any, *_: object) -> None:
+        connection.execute("PRAGMA max_page_count=80").close()
+
+    event.listen(file_store._database._engine, "checkout", shrink_disk)
+    with pytest.raises(StoreError, match="full") as caught:
+        file_store.add("n", [said("w", "filler " * 500, id=str(n)) for n in range(2_500)])
+    assert isinstance(caught.value.__cause__, sa.exc.OperationalError)
+    assert "filler" not in str(caught.value)
+    assert file_store.users("n") == ["u"]
+    assert file_store.integrity() == []
+    assert file_store.add("n", [said("u", "after")])[0].status == "stored"
+
+
+def test_integrity_finds_planted_faults(file_store: Store, tmp_path: Path) -> None:
+    file_store.add("n", [said("u", "x", id="1"), said("v", "y", id="2")])
+    file_store.add("other", [said("w", "z")])
+    file_store.put_embeddings("n", "enc", [content_hash("x")], np.zeros((1, 3), np.float16))
+    assert file_store.integrity() == []
+    with sqlite3.connect(tmp_path / "file.db") as connection:
+        connection.execute("update interactions set namespace_id = 2 where id = '1'")
+        connection.execute("insert into tombstones select mark from users where name = 'v'")
+        connection.execute("insert into instructions (user_id, text) values (99, 'orphan')")
+    connection.close()
+    found = "\n".join(file_store.integrity())
+    assert "1 interactions in another namespace" in found
+    assert "1 embeddings of texts nobody has" in found
+    assert "1 users still there although forgotten" in found
+    assert "instructions: row 1 has no users" in found
