@@ -8,7 +8,7 @@ This module turns records into arrays and knows nothing of facets, residuals or 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,26 +83,23 @@ class Corpus:
     def take(self, rows: Array) -> Corpus:
         """The same users with some of the rows, in the given order."""
         picked = np.flatnonzero(rows) if rows.dtype == bool else rows
-        arrays = {
-            name: getattr(self, name)[picked]
-            for name in (
-                "users",
-                "folds",
-                "inputs",
-                "responses",
-                "styles",
-                "is_single",
-                "has_own_words",
-                "ratings",
-                "at",
-                "id_hashes",
-            )
-        }
-        lists = {
-            name: [getattr(self, name)[i] for i in picked.tolist()]
-            for name in ("items", "labels", "declared")
-        }
-        return replace(self, **arrays, **lists)
+        places = picked.tolist()
+        return replace(
+            self,
+            users=self.users[picked],
+            folds=self.folds[picked],
+            inputs=self.inputs[picked],
+            responses=self.responses[picked],
+            styles=self.styles[picked],
+            is_single=self.is_single[picked],
+            has_own_words=self.has_own_words[picked],
+            ratings=self.ratings[picked],
+            at=self.at[picked],
+            id_hashes=self.id_hashes[picked],
+            items=[self.items[i] for i in places],
+            labels=[self.labels[i] for i in places],
+            declared=[self.declared[i] for i in places],
+        )
 
 
 def build_corpus(
@@ -143,16 +140,16 @@ def has_own_words(interaction: Interaction) -> bool:
     return bool(interaction.response) or not was_only_rated
 
 
-def restrict_users(corpus: Corpus, keep: Array) -> tuple[Corpus, Mapping[int, int]]:
-    """Only the rows of some users, renumbered; also old row -> new row.
+def restrict_users(corpus: Corpus, keep: Array) -> Corpus:
+    """Only some users and their rows, renumbered in the same order.
 
     Shapes:
         keep (n_users,) bool
     """
     old = np.flatnonzero(keep)
-    renumber = {int(o): n for n, o in enumerate(old)}
     table = np.full(corpus.n_users, -1, np.int32)
     table[old] = np.arange(len(old))
     part = corpus.take(keep[corpus.users])
-    ids = tuple(corpus.user_ids[o] for o in old)
-    return replace(part, user_ids=ids, users=table[part.users]), renumber
+    return replace(
+        part, user_ids=tuple(corpus.user_ids[o] for o in old.tolist()), users=table[part.users]
+    )

@@ -68,7 +68,7 @@ class Facets:
         Shapes:
             vectors (n, dim) -> (n, n_facets)
         """
-        return centred_unit(vectors, self.center) @ self.prototypes.T
+        return np.asarray(centred_unit(vectors, self.center) @ self.prototypes.T)
 
     def assign(self, vectors: Array, declared: Sequence[str | None] | None = None) -> Array:
         """Nearest facet of every row; a declared facet that is known overrides it.
@@ -78,12 +78,12 @@ class Facets:
         """
         nearest = self.similarity(vectors).argmax(axis=1).astype(np.int32)
         if declared is None or not any(self.declared):
-            return nearest
+            return np.asarray(nearest)
         number = {name: f for f, name in enumerate(self.declared) if name}
         known = np.array(
             [number.get(name, -1) if name else -1 for name in declared], dtype=np.int32
         )
-        return np.where(known >= 0, known, nearest)
+        return np.asarray(np.where(known >= 0, known, nearest))
 
     def route(self, vector: Array, declared: str | None = None) -> Array:
         """How much of a query falls into each facet: softmax over its two nearest.
@@ -94,7 +94,7 @@ class Facets:
         Source: method step 8.
         """
         if declared is not None and declared in self.declared:
-            return np.eye(self.n_facets)[self.declared.index(declared)]
+            return np.asarray(np.eye(self.n_facets)[self.declared.index(declared)])
         if not np.any(vector):
             return np.full(self.n_facets, 1 / self.n_facets)
         similarity = self.similarity(vector[None])[0].astype(np.float64)
@@ -102,7 +102,7 @@ class Facets:
         nearest = np.argsort(-similarity, kind="stable")[:2]
         logits = similarity[nearest] / self.temperature
         weights[nearest] = np.exp(logits - logits.max())
-        return weights / weights.sum()
+        return np.asarray(weights / weights.sum())
 
 
 def fit_facets(

@@ -104,17 +104,18 @@ class ResidualModel:
             facets, in_fit (n,) -> residuals (n, n_columns) float32, present (n, n_views) bool;
             a residual is 0 where its view is absent.
         """
-        values, present = self._values(corpus)
-        raw = self._against_input(corpus, facets, values) * columns_of(self.views, present)
-        effect = self._item_effect(corpus, raw, present, in_fit)
+        values, present = self.values(corpus)
+        raw = self.against_input(corpus, facets, values) * columns_of(self.views, present)
+        effect = self.item_effect(corpus, raw, present, in_fit)
         residuals = (raw - effect) * columns_of(self.views, present)
         return residuals.astype(np.float32), present
 
-    def _values(self, corpus: Corpus) -> tuple[Array, Array]:
+    def values(self, corpus: Corpus) -> tuple[Array, Array]:
         """Standardised answers, every view, before any baseline."""
         return _values(corpus, self.views, self.basis, self.labels, self.location, self.scale)
 
-    def _against_input(self, corpus: Corpus, facets: Array, values: Array) -> Array:
+    def against_input(self, corpus: Corpus, facets: Array, values: Array) -> Array:
+        """Standardised answers minus what the input (or the facet mean) predicts."""
         predicted = self.facet_means[facets]
         n_pair = self.weights.shape[2]
         for fold in range(N_FOLDS):
@@ -125,7 +126,7 @@ class ResidualModel:
                     predicted[part, :n_pair] = design @ self.weights[fold]
         return values - predicted
 
-    def _item_effect(self, corpus: Corpus, raw: Array, present: Array, in_fit: Array) -> Array:
+    def item_effect(self, corpus: Corpus, raw: Array, present: Array, in_fit: Array) -> Array:
         """Shrunk mean residual of others on the same item; 0 below `min_donors` others."""
         effect = np.zeros_like(raw)
         rows = np.array([self.item_rows.get(i, -1) if i else -1 for i in corpus.items], np.int64)
@@ -203,8 +204,8 @@ def fit_residuals(
 
 def _with_items(draft: ResidualModel, corpus: Corpus, facets: Array) -> ResidualModel:
     """The same model with item sums of lenders, for items with enough of them."""
-    values, present = draft._values(corpus)
-    raw = draft._against_input(corpus, facets, values) * columns_of(draft.views, present)
+    values, present = draft.values(corpus)
+    raw = draft.against_input(corpus, facets, values) * columns_of(draft.views, present)
     users_of: dict[str, set[int]] = {}
     for item, user in zip(corpus.items, corpus.users.tolist(), strict=True):
         if item:
