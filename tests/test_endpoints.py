@@ -1,4 +1,4 @@
-"""Endpoint: bounded waits, retries only before the answer begins, and messages that leak nothing."""
+"""Endpoint: bounded waits, retries only before the answer begins, messages that leak nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from fake_openai import FakeServer, Reply, events, json_reply, serving
 
 from copersona.endpoints import Endpoint
 from copersona.errors import BackendError, ConfigError
+from fake_openai import FakeServer, Reply, events, json_reply, serving
 
 KEY = "sk-planted-key"
 SECRET = "planted words of a user"

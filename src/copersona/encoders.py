@@ -15,7 +15,7 @@ import hashlib
 import importlib.util
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,6 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from copersona import models
-from copersona.artifacts import sha256_of
 from copersona.endpoints import Endpoint
 from copersona.errors import BackendError, ConfigError
 
@@ -36,6 +35,8 @@ MINILM_LIMIT = 20_000
 """Texts up to which a CPU encodes with `minilm` in reasonable time: about ten minutes."""
 
 _LONGEST_TEXT = 32_768  # characters; what comes after hardly moves an average
+_LONGEST_SENT = 8_000  # characters; servers refuse a text of more than some 8,000 tokens
+_LARGEST_NUMBER = 1e15  # squares of such numbers still add up in float32
 _TOKEN = re.compile(r"\w{1,40}|[^\w\s]")
 
 
@@ -90,7 +91,10 @@ class HashingEncoder:
             weights=signs * (1.0 + np.log(counts)),
             minlength=len(codes) * self.dim,
         )
-        return _normalised(flat.reshape(len(codes), self.dim))
+        matrix = flat.reshape(len(codes), self.dim)
+        has_cancelled = np.array([len(each) > 0 for each in codes]) & ~matrix.any(axis=1)
+        matrix[has_cancelled, 0] = 1.0  # short texts, whose few features met with opposite signs
+        return _normalised(matrix)
 
 
 class StaticEncoder:
@@ -148,7 +152,7 @@ class MiniLMEncoder:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(self._MAX_TOKENS)
         self._tokenizer.enable_padding()
-        self._batch_size = batch_size
+        self._batch_size = _checked_size(batch_size)
         self.dim: int = model.config.hidden_size
         precision = "bf16" if has_bf16 else "fp32"
         self.name = f"minilm-{precision}-{models.find_model('minilm').weights_sha256[:8]}"
@@ -178,8 +182,12 @@ class SentenceTransformersEncoder:
             self._model = library.SentenceTransformer(name_or_path)
         except (OSError, ValueError) as error:
             raise BackendError(f"cannot load {name_or_path!r}: {error}") from error
-        self.dim: int = self._model.get_sentence_embedding_dimension()
-        self.name = f"st-{name_or_path}-{_hash_of_folder(name_or_path)}".rstrip("-")
+        # The method has another name before version 6, and the old name warns from there on.
+        is_new = hasattr(self._model, "get_embedding_dimension")
+        method = "get_embedding_dimension" if is_new else "get_sentence_embedding_dimension"
+        self.dim: int = getattr(self._model, method)()
+        label = Path(name_or_path).name if Path(name_or_path).is_dir() else name_or_path
+        self.name = f"st-{label}-{_hash_of_weights(self._model.state_dict())}"
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         """Return one row per text; see `Encoder`."""
@@ -213,7 +221,7 @@ class OpenAIEncoder:
         batch_size: int = 64,
     ) -> None:
         self._endpoint = Endpoint(base_url, api_key, timeout_s=timeout_s, backoff_s=backoff_s)
-        self._model, self._batch_size = model, batch_size
+        self._model, self._batch_size = model, _checked_size(batch_size)
         self._dim: int | None = None
         self.name = f"openai-{model}@{self._endpoint.host}"
 
@@ -234,7 +242,8 @@ class OpenAIEncoder:
         return _encode_in_blocks(texts, self.dim, self._batch_size, self._encode_block)
 
     def _encode_block(self, texts: list[str]) -> Matrix:
-        body = {"model": self._model, "input": texts, "encoding_format": "float"}
+        sent = [text[:_LONGEST_SENT] for text in texts]
+        body = {"model": self._model, "input": sent, "encoding_format": "float"}
         rows = self._rows(self._endpoint.post("/embeddings", body), len(texts))
         if self._dim is None:
             self._dim = rows.shape[1]
@@ -247,12 +256,15 @@ class OpenAIEncoder:
     def _rows(self, answer: dict[str, Any], n_texts: int) -> Matrix:
         try:
             data = sorted(answer["data"], key=lambda entry: int(entry["index"]))
-            rows = np.array([entry["embedding"] for entry in data], dtype=np.float32)
-        except (KeyError, TypeError, ValueError) as error:
+            places = [int(entry["index"]) for entry in data]
+            rows = np.array([entry["embedding"] for entry in data], dtype=np.float64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BackendError(f"{self.name} answered something that is not embeddings") from error
-        if rows.ndim != 2 or len(rows) != n_texts or not np.isfinite(rows).all():
+        if places != list(range(n_texts)) or rows.ndim != 2 or not rows.size:
             raise BackendError(f"{self.name} answered {rows.shape} numbers for {n_texts} texts")
-        return rows
+        if not (np.abs(rows) < _LARGEST_NUMBER).all():  # also where one is not a number
+            raise BackendError(f"{self.name} answered numbers without a bound")
+        return rows.astype(np.float32)
 
 
 def open_encoder(spec: str, *, api_key: str | None = None) -> Encoder:
@@ -313,7 +325,7 @@ def encode_batched(
     Raises:
         BackendError: also where the encoder does not answer one row per text.
     """
-    for start in range(0, len(texts), batch_size):
+    for start in range(0, len(texts), _checked_size(batch_size)):
         batch = texts[start : start + batch_size]
         rows = encoder.encode(batch)
         if rows.shape != (len(batch), encoder.dim):
@@ -343,9 +355,15 @@ def _encode_in_blocks(
     return _normalised(matrix)
 
 
+def _checked_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: it must be at least 1")
+    return batch_size
+
+
 def _sendable(text: str) -> str:
     """Cut what is overlong, and replace lone surrogates, which no tokenizer takes."""
-    return text[:_LONGEST_TEXT].encode("utf-8", "replace").decode("utf-8")
+    return text.strip()[:_LONGEST_TEXT].encode("utf-8", "replace").decode("utf-8")
 
 
 def _normalised(matrix: NDArray[Any]) -> Matrix:
@@ -354,7 +372,7 @@ def _normalised(matrix: NDArray[Any]) -> Matrix:
 
 
 def _feature_codes(text: str) -> NDArray[np.uint64]:
-    tokens = _TOKEN.findall(text[:_LONGEST_TEXT].lower())
+    tokens = _TOKEN.findall(text.strip()[:_LONGEST_TEXT].lower())
     if not tokens:
         return np.zeros(0, np.uint64)
     return np.frombuffer(b"".join(_token_codes(token) for token in tokens), np.uint32).astype(
@@ -371,8 +389,10 @@ def _token_codes(token: str) -> bytes:
     return np.array(codes, np.uint32).tobytes()
 
 
-def _hash_of_folder(name_or_path: str) -> str:
-    """Return a short hash of the weights in a local folder; empty for a model from a hub."""
-    weights = sorted(Path(name_or_path).glob("*.safetensors"))
-    digests = "".join(sha256_of(path) for path in weights)
-    return hashlib.sha256(digests.encode()).hexdigest()[:8] if digests else ""
+def _hash_of_weights(tensors: Mapping[str, Any]) -> str:
+    """Return a short hash of weights by their numbers, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]

