@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_openai import FakeServer, Reply, json_reply, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +28,7 @@ from copersona.encoders import (
     open_encoder,
 )
 from copersona.errors import BackendError, ConfigError, MissingExtraError
+from fake_openai import FakeServer, Reply, json_reply, serving
 
 TEXTS = ["a red kite over the hill", "", "tea", " \n\t", "röd \ud800 drake", "?", "tea " * 20_000]
 BLANK = [1, 3]
@@ -114,8 +113,8 @@ def test_features_that_cancel_leave_no_empty_row() -> None:
 
 def test_hashing_is_the_same_on_every_machine() -> None:
     row = HashingEncoder(8).encode(["tea"])[0]
-    assert np.flatnonzero(row).tolist() == PLANTED_CELLS
-    assert (row[PLANTED_CELLS] > 0).tolist() == PLANTED_SIGNS
+    assert np.sign(row).tolist() == [0, 0, -1, -1, 1, 0, 0, 0]
+    assert row[2] / row[3] == pytest.approx(1 + np.log(2))  # the word is one of its own pieces
 
 
 def test_hashing_ignores_case_and_space_around() -> None:
@@ -253,16 +252,11 @@ def test_default_encoder_says_why() -> None:
 
 def test_default_encoder_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = models.Model("minilm", "", "no-such==1", "no_such_module", {"a": "00"}, "")
-    monkeypatch.setitem(dict_of_models(), "minilm", absent)
+    monkeypatch.setattr(models, "MODELS", {**models.MODELS, "minilm": absent})
     spec, why = default_encoder(10)
     assert spec == "static"
     assert "no_such_module" in why
     assert why.endswith("&& pip install --no-deps no-such==1")
-
-
-def dict_of_models() -> dict[str, models.Model]:
-    assert isinstance(models.MODELS, dict)
-    return models.MODELS
 
 
 # -- in batches -----------------------------------------------------------------------------------
@@ -326,4 +320,4 @@ def test_sentence_transformers_agrees_with_minilm() -> None:
     texts = ["a car", "", "an automobile"]
     agreement = (encoder.encode(texts) * MiniLMEncoder().encode(texts)).sum(axis=1)
     assert agreement == pytest.approx([1.0, 0.0, 1.0], abs=0.005)
-    assert json.dumps(encoder.name).startswith('"st-model-')
+    assert encoder.name.startswith("st-model-")

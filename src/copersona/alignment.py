@@ -134,7 +134,8 @@ class FacetPeers:
     @property
     def n_effective(self) -> float:
         """1 / Σα²: how many equally weighted peers this amounts to; 0 without peers."""
-        return float(1 / (self.weights**2).sum()) if len(self.weights) else 0.0
+        squares = float((self.weights**2).sum())
+        return 1 / squares if squares > 0 else 0.0
 
     @property
     def alignment(self) -> float:

@@ -1,0 +1,577 @@
+"""The front door: interactions in, a personalised answer out.
+
+    cp = copersona.open("people.db")
+    cp.add([...]); cp.fit(); cp.chat("ana", "…")
+
+Holds a store, an encoder and the fitted state in force, notices when another process publishes a
+newer one, and asks `consent` before anything of another user is read. All the method's arithmetic
+lives in the modules it calls; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from copersona import artifacts, datasets, readers
+from copersona.columns import ColumnMap
+from copersona.consent import MIN_DONORS, Policy, crossable_words, shared_words
+from copersona.corpus import Corpus, build_corpus
+from copersona.encoders import Encoder, default_encoder, open_encoder
+from copersona.erasure import ForgetCounts
+from copersona.errors import ArtifactError, BackendError, ConfigError, DataError, NotFittedError
+from copersona.fitted import FittedState, MethodConfig, fit_state, from_arrays, to_arrays
+from copersona.generation import Generator, approximate_tokens, open_generator
+from copersona.interactions import check, with_ids
+from copersona.prompting import PromptConfig, render
+from copersona.records import Consent, Context, Interaction, Persona, Query, RowOutcome
+from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
+from copersona.retrieval import RetrievalConfig, rank
+from copersona.routing import borrowing_worth, own_need
+from copersona.serving import Desk
+from copersona.store import Store
+from copersona.text_items import (
+    TextItems,
+    build_text_items,
+    items_from_arrays,
+    items_to_arrays,
+)
+from copersona.unlearn import NOT_UNLEARNT, find_traces, without_user
+from copersona.vectors import VectorCache
+
+Array = NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+_CHUNK = 5_000
+_KEPT_STATES = 2
+
+
+class CoPersonaConfig(BaseModel):
+    """Settings of a deployment; the fields are explained at the classes they belong to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: MethodConfig = MethodConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    prompt: PromptConfig = PromptConfig()
+
+
+class CoPersona:
+    """One namespace of one store, with its encoder, fitted state and language model."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        namespace: str,
+        state_root: Path,
+        encoder: str | None,
+        generator: str | None,
+        config: CoPersonaConfig,
+    ) -> None:
+        self.store, self.namespace, self.config = store, namespace, config
+        self._root, self._encoder_spec, self._generator_spec = state_root, encoder, generator
+        self._encoders: dict[str, Encoder] = {}
+        self._generator: Generator | None = None
+        self._published: tuple[str, FittedState, TextItems] | None = None
+        self._policy: tuple[int, Policy] | None = None
+        self._secret = secrets.token_bytes(32)
+
+    @classmethod
+    def open(
+        cls,
+        store: str | Path,
+        *,
+        namespace: str = "default",
+        encoder: str | None = None,
+        generator: str | None = None,
+        state_dir: Path | None = None,
+        config: CoPersonaConfig | None = None,
+    ) -> Self:
+        """Open, and create where it is not there, a store and what was fitted on it.
+
+        Args:
+            store: a file (SQLite) or a database URL.
+            encoder: `hashing`, `static`, `minilm`, `st:NAME`, `openai:MODEL@URL`; chosen at the
+                first fit where None.
+            generator: `openai:MODEL@URL`, `local:NAME` or `echo`; only `chat` needs one.
+            state_dir: folder of fitted states; beside the file where None.
+
+        Raises:
+            StoreError: the store cannot be opened.
+            ConfigError: a database URL without `state_dir`.
+        """
+        is_url = "://" in str(store)
+        if state_dir is None and is_url and not str(store).startswith("sqlite"):
+            raise ConfigError("a database URL needs state_dir: the folder for fitted states")
+        path = str(store).split("///", 1)[-1] if is_url else str(store)
+        return cls(
+            Store.open(store), namespace=namespace, encoder=encoder, generator=generator,
+            state_root=state_dir or Path(path + ".state"), config=config or CoPersonaConfig(),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- interactions in -----------------------------------------------------------------------
+
+    def add(self, interactions: Iterable[Interaction]) -> list[RowOutcome]:
+        """Store interactions; one outcome for each, in order. What is stored is durable."""
+        return self._add(list(interactions), Counter())
+
+    def _add(
+        self, rows: Sequence[Interaction | RowOutcome], seen: Counter[bytes]
+    ) -> list[RowOutcome]:
+        outcomes: dict[int, RowOutcome] = {}
+        good: list[tuple[int, Interaction]] = []
+        for index, row in enumerate(rows):
+            if isinstance(row, RowOutcome):
+                outcomes[index] = row
+                continue
+            try:
+                good.append((index, check(row)))
+            except DataError as error:
+                outcomes[index] = RowOutcome(index, "rejected", row.id, error.reason, error.field,
+                                             error.source or row.source, error.line)  # fmt: skip
+        ready = with_ids(self.namespace, [row for _, row in good], seen)
+        stored = self.store.add(self.namespace, ready)
+        for (index, _), outcome in zip(good, stored, strict=True):
+            outcomes[index] = replace(outcome, index=index)
+        return [outcomes[index] for index in range(len(rows))]
+
+    def ingest(
+        self,
+        path: Path,
+        *,
+        columns: ColumnMap | None = None,
+        format: str | None = None,
+        user: str | None = None,
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> IngestReport:
+        """Add a file; see docs/formats.md.
+
+        Args:
+            user: whose words a chat export holds, where it does not say.
+            dry_run: read and check everything, store nothing.
+
+        Raises:
+            DataError: the file as a whole cannot be read.
+        """
+        layout = readers.inspect(path, columns=columns, format=format, user=user)
+        return self._ingest(str(path), layout.describe(), readers.rows(layout), dry_run, progress)
+
+    def ingest_dataset(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> IngestReport:
+        """Add one of the known data sets from a folder; see `datasets.DATASETS`."""
+        return self._ingest(name, "", datasets.load(name, directory), dry_run, progress)
+
+    def _ingest(
+        self,
+        source: str,
+        guess: str,
+        rows: Iterator[Interaction | RowOutcome] | Iterator[Interaction],
+        dry_run: bool,
+        progress: Callable[[int], None] | None,
+    ) -> IngestReport:
+        counts: Counter[str] = Counter()
+        rejected: list[RowOutcome] = []
+        seen: Counter[bytes] = Counter()
+        n_read = 0
+        while chunk := list(islice(rows, _CHUNK)):
+            outcomes = self._checked(chunk) if dry_run else self._add(chunk, seen)
+            counts.update(outcome.status for outcome in outcomes)
+            rejected += [
+                replace(outcome, index=n_read + outcome.index)
+                for outcome in outcomes if outcome.status == "rejected"
+            ]  # fmt: skip
+            n_read += len(chunk)
+            if progress:
+                progress(n_read)
+        return IngestReport(source, guess, n_read, counts["stored"], counts["duplicate"],
+                            tuple(rejected), dry_run)  # fmt: skip
+
+    def _checked(self, rows: Sequence[Interaction | RowOutcome]) -> list[RowOutcome]:
+        outcomes = []
+        for index, row in enumerate(rows):
+            try:
+                outcomes.append(row if isinstance(row, RowOutcome) else
+                                RowOutcome(index, "stored", check(row).id))  # fmt: skip
+            except DataError as error:
+                outcomes.append(RowOutcome(index, "rejected", "", error.reason, error.field,
+                                           error.source, error.line))  # fmt: skip
+        return outcomes
+
+    def correct(self, user: str, interaction_id: str, **changes: Any) -> Interaction:
+        """Change one interaction of a user; its persona follows at once."""
+        return self.store.correct(self.namespace, user, interaction_id, **changes)
+
+    def remove(self, user: str, interaction_id: str) -> None:
+        """Delete one interaction of a user."""
+        self.store.remove(self.namespace, user, interaction_id)
+
+    def expire(self, older_than: float) -> int:
+        """Delete interactions older than a time; gives back how many."""
+        return self.store.expire(self.namespace, older_than=older_than)
+
+    def instruct(self, user: str, text: str) -> None:
+        """Keep what a user says outright; it outranks everything inferred."""
+        self.store.add_instruction(self.namespace, user, text)
+
+    # ---- consent and erasure -------------------------------------------------------------------
+
+    def consent(self, user: str) -> Consent:
+        """What a user allows."""
+        return self.store.consent(self.namespace, user)
+
+    def set_consent(self, user: str, **changes: Any) -> Consent:
+        """Change what a user allows; acts on the very next request.
+
+        Raises:
+            ConfigError: an unknown purpose or value.
+        """
+        unknown = set(changes) - {"remember", "learn", "lend", "train"}
+        if unknown or changes.get("lend", "no") not in ("no", "aggregate", "text"):
+            raise ConfigError(f"unknown consent {changes}; purposes are remember, learn, train "
+                              "(true or false) and lend (no, aggregate, text)")  # fmt: skip
+        consent = replace(self.consent(user), **changes)
+        self.store.set_consent(self.namespace, user, consent)
+        return consent
+
+    def policy(self) -> Policy:
+        """Everybody's consent as it is now; read again only when something changed."""
+        revision = self.store.revision(self.namespace)
+        if self._policy is None or self._policy[0] != revision:
+            default = self.store.default_consent
+            self._policy = (revision, Policy(default, self.store.consents(self.namespace)))
+        return self._policy[1]
+
+    def forget(self, user: str) -> Receipt:
+        """Erase a user everywhere, at once, and say what an independent scan still finds.
+
+        Source: product rule: tombstone first, then rows, then every kept fitted state.
+        """
+        history = self.store.history(self.namespace, user)
+        published = self._state()
+        corpus = None
+        if published and user in published[1].row_of:
+            corpus = self._desk(published).own_corpus(history)
+        counts = self.store.forget(self.namespace, user)
+        state, removed = "", []
+        if published and corpus is not None:
+            old = artifacts.versions(self._root, self.namespace)
+            rewritten = without_user(published[1], user, corpus)
+            items = published[2].without(published[1].row_of[user])
+            state = self._publish(rewritten, items)
+            for version in old:
+                artifacts.remove(self._root, self.namespace, version)
+                removed.append(version)
+        needles = [user.encode()] + [
+            text.encode()[:200] for i in history for text in (i.response, i.id) if text
+        ]
+        found, scanned = self._scan(needles)
+        return Receipt(_counted(counts), state, tuple(removed), NOT_UNLEARNT if state else (),
+                       tuple(found), scanned)  # fmt: skip
+
+    def _scan(self, needles: Sequence[bytes]) -> tuple[list[str], int]:
+        places = [self._root] if self._root.exists() else []
+        if self.store.dialect == "sqlite":
+            base = Path(str(self.store.url).split("///", 1)[-1])
+            places += [p for p in base.parent.glob(base.name + "*") if p.is_file()]
+        found = find_traces(places, needles)
+        if found and self.store.dialect == "sqlite":
+            self.store.compact()
+            found = find_traces(places, needles)
+        scanned = sum(1 for p in places for f in ([p] if p.is_file() else p.rglob("*"))
+                      if f.is_file())  # fmt: skip
+        return found, scanned
+
+    # ---- fitting -------------------------------------------------------------------------------
+
+    def fit(self, *, progress: Progress | None = None) -> FitReport:
+        """Learn from everybody who lends and publish the new state.
+
+        Raises:
+            DataError: nobody lends anything.
+        """
+        start, policy = time.perf_counter(), self.policy()
+        cut = time.time()
+        rows = [i for i in self._everything() if policy.lends(i.user)]
+        if not rows:
+            raise DataError("no interactions of users who lend: add some, or let users lend")
+        spec, why = self._encoder_for(2 * len(rows))
+        cache = self._cache(spec)
+        corpus = _encoded(rows, cache, progress)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            state = fit_state(
+                corpus, encoder=spec, cut=cut, config=self.config.method,
+                words_of_item=_nameable(rows), progress=progress,
+            )  # fmt: skip
+        assigned = state.facets.assign(corpus.inputs, corpus.declared)
+        may_quote = np.array([policy.lends_text(i.user) for i in rows])
+        items = build_text_items([i.id for i in rows], corpus.users, assigned, corpus.inputs,
+                                 may_quote)  # fmt: skip
+        version = self._publish(state, items)
+        artifacts.prune(self._root, self.namespace, keep=_KEPT_STATES)
+        believed = (state.calibration.lower > 0).any()
+        return FitReport(
+            version, why, self.store.n_users(self.namespace), corpus.n_users, len(corpus),
+            state.facets.names, "" if believed else
+            "on masked facets peers added nothing measurable: completion will borrow nothing",
+            tuple(str(w.message) for w in caught), time.perf_counter() - start,
+        )  # fmt: skip
+
+    def _everything(self) -> Iterator[Interaction]:
+        for batch in self.store.columns(self.namespace):
+            for row in batch.to_pylist():
+                del row["input_hash"], row["response_hash"]
+                yield Interaction(**row)
+
+    def _encoder_for(self, n_texts: int) -> tuple[str, str]:
+        if self._encoder_spec:
+            return self._encoder_spec, f"Encoder: {self._encoder_spec}, as given."
+        return default_encoder(n_texts)
+
+    def _cache(self, spec: str) -> VectorCache:
+        if spec not in self._encoders:
+            self._encoders[spec] = open_encoder(spec)
+        return VectorCache(self.store, self.namespace, self._encoders[spec])
+
+    def _publish(self, state: FittedState, items: TextItems) -> str:
+        arrays, meta = to_arrays(state)
+        version = artifacts.publish(
+            self._root, self.namespace, {**arrays, **items_to_arrays(items)}, meta
+        )
+        self._published = (version, state, items)
+        return version
+
+    def _state(self) -> tuple[str, FittedState, TextItems] | None:
+        """The state in force; a newer one of another process is picked up, a bad one refused."""
+        version = artifacts.current(self._root, self.namespace)
+        if version is None:
+            return None
+        if self._published is None or self._published[0] != version:
+            try:
+                opened = artifacts.open_version(self._root, self.namespace)
+                state = from_arrays(opened.arrays, opened.meta)
+                self._published = (version, state, items_from_arrays(opened.arrays))
+            except ArtifactError as error:
+                if self._published is None:
+                    raise
+                warnings.warn(f"still serving {self._published[0]}: {error}", stacklevel=2)
+        return self._published
+
+    # ---- answers -------------------------------------------------------------------------------
+
+    def persona(self, user: str) -> Persona:
+        """A user's completed profile; the population prior with confidence 0 for a stranger.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        desk = self._desk(self._required())
+        history = self.store.history(self.namespace, user)
+        view = desk.view(user, desk.own_corpus(history))
+        said = self.store.instructions(self.namespace, user)
+        return desk.persona(view, said, len(history))
+
+    def prompt(
+        self,
+        user: str,
+        text: str,
+        *,
+        instruction: str = "",
+        item: str | None = None,
+        at: float | None = None,
+        budget_tokens: int | None = None,
+    ) -> Context:
+        """The context for one request, within the token budget, and a trace of how it came about.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        query = Query(user, text, instruction, time.time() if at is None else at, item)
+        context, detail = self._answer_for(query, budget_tokens)
+        quoted = [e.interaction_id for e in context.evidence if e.origin != "own"]
+        authors = {i.user for i in self.store.interactions(self.namespace, quoted).values()}
+        trace_id = secrets.token_hex(8)
+        self.store.put_trace(self.namespace, user, trace_id, detail, quotes=sorted(authors))
+        return replace(context, trace_id=trace_id)
+
+    def _answer_for(self, query: Query, budget: int | None) -> tuple[Context, dict[str, Any]]:
+        desk = self._desk(self._required())
+        history = self.store.history(self.namespace, query.user, before=query.at)
+        corpus = desk.own_corpus(history)
+        view = desk.view(query.user, corpus)
+        said = self.store.instructions(self.namespace, query.user)
+        persona = desk.persona(view, said, len(history))
+        vector = desk.cache.vectors([query.text])[0]
+        routed = desk.state.facets.route(vector)
+        evidence = rank(
+            query, vector, routed,
+            desk.candidates(query, vector, routed, view, history, corpus),
+            self.config.retrieval, expected_length=desk.expected_length(routed, view),
+        )  # fmt: skip
+        settings = self.config.prompt
+        if budget is not None:
+            settings = PromptConfig(**{**settings.model_dump(), "budget_tokens": budget})
+        counter = self._generator.count_tokens if self._generator else approximate_tokens
+        context = render(query, persona, evidence, routed, settings, counter)
+        return context, _detail(query, persona, routed, context)
+
+    def chat(
+        self,
+        user: str,
+        text: str,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        **options: Any,
+    ) -> Answer:
+        """A personalised answer of the language model.
+
+        Args:
+            options: as for `prompt`.
+
+        Raises:
+            BackendError: no language model is configured, or it failed; what was stored stays.
+        """
+        generator = self._language_model()
+        context = self.prompt(user, text, **options)
+        answer = generator.generate(
+            list(context.messages), max_tokens=max_tokens, temperature=temperature
+        )
+        return Answer(answer, context)
+
+    def explain(self, trace_id: str) -> Explanation:
+        """Why the context of a kept trace was as it was.
+
+        Raises:
+            UnknownUserError: no such trace.
+        """
+        _, detail = self.store.trace(self.namespace, trace_id)
+        return Explanation(trace_id, detail)
+
+    def explain_query(
+        self, user: str, text: str, *, budget_tokens: int | None = None, **options: Any
+    ) -> Explanation:
+        """Why a request would get the context it would get; nothing is kept."""
+        query = Query(user, text, at=time.time(), **options)
+        return Explanation("", self._answer_for(query, budget_tokens)[1])
+
+    def _language_model(self) -> Generator:
+        if self._generator is None:
+            if not self._generator_spec:
+                raise BackendError(
+                    "no language model is configured: give one (COPERSONA_LLM=openai:MODEL@URL, or "
+                    "`copersona models install smollm2` and COPERSONA_LLM=local:smollm2); "
+                    "`prompt` works without one"
+                )
+            self._generator = open_generator(self._generator_spec)
+        return self._generator
+
+    def _required(self) -> tuple[str, FittedState, TextItems]:
+        published = self._state()
+        if published is None:
+            raise NotFittedError(
+                f"nothing is fitted in namespace {self.namespace!r}; call fit() first"
+            )
+        return published
+
+    def _desk(self, published: tuple[str, FittedState, TextItems]) -> Desk:
+        version, state, items = published
+        return Desk(self.namespace, version, state, items, self.store, self._cache(state.encoder),
+                    self.policy(), self._secret)  # fmt: skip
+
+    # ---- operations ----------------------------------------------------------------------------
+
+    def doctor(self) -> list[str]:
+        """Problems of the store and the fitted states; empty when all is sound."""
+        problems = list(self.store.integrity())
+        for version in artifacts.versions(self._root, self.namespace):
+            try:
+                artifacts.open_version(self._root, self.namespace, version)
+            except ArtifactError as error:
+                problems.append(str(error))
+        return problems
+
+
+def _encoded(rows: Sequence[Interaction], cache: VectorCache, progress: Progress | None) -> Corpus:
+    def report(stage: str) -> Callable[[int, int], None] | None:
+        return (lambda done, total: progress(stage, done, total)) if progress else None
+
+    inputs = cache.vectors([i.input_text for i in rows], report("encoding inputs"))
+    responses = cache.vectors([i.response_text for i in rows], report("encoding responses"))
+    return build_corpus(rows, inputs, responses)
+
+
+def _nameable(rows: Sequence[Interaction]) -> list[list[str]]:
+    """Words of every input that may name a facet: used by enough different users."""
+    words = [crossable_words(i.input_text) for i in rows]
+    of_user: dict[str, set[str]] = {}
+    for interaction, found in zip(rows, words, strict=True):
+        of_user.setdefault(interaction.user, set()).update(found)
+    allowed = shared_words(of_user, MIN_DONORS)
+    limit = 0.2 * max(len(of_user), 1)
+    common = {word for word, n in allowed.items() if n > limit and n > 10}
+    return [[word for word in found if word in allowed and word not in common] for found in words]
+
+
+def _detail(query: Query, persona: Persona, routed: Array, context: Context) -> dict[str, Any]:
+    facets = [
+        {**asdict(facet), "share": round(float(routed[facet.facet]), 4),
+         "tendencies": [asdict(t) for t in facet.tendencies]}
+        for facet in persona.facets
+    ]  # fmt: skip
+    support = np.array([facet.support for facet in persona.facets])
+    before = np.array([facet.own_confidence for facet in persona.facets])
+    after = np.array([facet.confidence for facet in persona.facets])
+    abstained = np.array([bool(facet.abstained) for facet in persona.facets])
+    return {
+        "user": query.user, "text": query.text, "at": query.at, "state": persona.state,
+        "mode": persona.mode, "is_personalised": context.is_personalised,
+        "need": own_need(routed, support),
+        "worth": borrowing_worth(routed, before, after, abstained),
+        "facets": facets,
+        "parts": [
+            {"kind": part.kind, "tokens": part.tokens, "sources": list(part.sources),
+             "reason": part.reason,
+             "without": f"these {part.tokens} tokens would go, the rest would stay"}
+            for part in context.parts
+        ],
+        "evidence": [
+            {"origin": e.origin, "author": e.author, "facet": e.facet, "score": e.score,
+             "score_parts": dict(e.score_parts), "same_item": e.same_item}
+            for e in context.evidence
+        ],
+        "tokens": context.tokens, "budget_tokens": context.budget_tokens,
+    }  # fmt: skip
+
+
+def _counted(counts: ForgetCounts) -> dict[str, int]:
+    return {name: int(value) for name, value in asdict(counts).items() if name != "is_scrubbed"}

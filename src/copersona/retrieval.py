@@ -1,0 +1,363 @@
+"""Retrieval: which interactions, of whom, are worth showing to a language model for one request.
+
+Own history, peers' items and the population's most relevant items compete under one score: text
+relevance (dense and BM25, standardised over the candidates) plus small terms for facet, affinity,
+whose it is, recency and length. Persona affinity re-weights a wide pool and never replaces it.
+Everything newer than the request, and the request itself, is masked first; near-copies are thinned
+by maximal marginal relevance. The order of the candidates never changes the result.
+
+This module sees candidates that somebody else was allowed to fetch. It knows nothing of consent,
+stores, encoders, tokens or prompts, and reads no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from copersona.errors import ShapeError
+from copersona.facets import unit
+from copersona.records import Evidence, Interaction, Origin, Query
+from copersona.style import tokenize
+
+Array = NDArray[Any]
+
+TERMS = ("relevance", "facet", "affinity", "own", "peer", "population", "recency", "length")
+"""Terms of the score, in the order of `score_terms`' columns."""
+
+_ORIGINS: tuple[Origin, ...] = ("own", "peer", "population")
+_RECENCY_SECONDS = 180 * 86_400.0
+_K1, _B = 1.2, 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One interaction that may become evidence.
+
+    Attributes:
+        author: pseudonym for this borrower; ignored where the origin is `own`.
+        facet: the facet the interaction falls into.
+        alignment: how well its author may stand in for the user, in [0, 1]; 0 where unknown.
+
+    Shapes:
+        input_vector (dim,)
+    """
+
+    origin: Origin
+    author: str
+    interaction: Interaction
+    input_vector: Array
+    facet: int
+    alignment: float = 0.0
+
+
+class RetrievalConfig(BaseModel):
+    """How candidates are scored and how many are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    origins: frozenset[Origin] = frozenset(_ORIGINS)
+    """Whose items may be used at all."""
+    per_peer: int | None = Field(2, ge=1)
+    """Items of any one other user; None is no cap."""
+    n_own: int | None = Field(20, ge=0)
+    """Own candidates that are scored, the most relevant ones; None is all."""
+    n_population: int | None = Field(20, ge=0)
+    """Population candidates that are scored, the most relevant ones; None is all."""
+    max_evidence: int | None = Field(8, ge=0)
+    """Items returned; None is all."""
+    mmr: float | None = Field(0.7, gt=0, le=1)
+    """Weight of the score against likeness to what is already chosen; None or 1 is off."""
+    beta_facet: float = 0.0
+    beta_affinity: float = 0.1
+    beta_own: float = 0.1
+    beta_peer: float = 0.0
+    beta_population: float = 0.0
+    beta_recency: float = 0.0
+    beta_length: float = 0.0
+    allow_same_item: bool = True
+    """Whether evidence on the very item of the request may be shown."""
+
+    @property
+    def weights(self) -> Array:
+        """Weight of every term of `TERMS`; relevance has weight 1."""
+        betas = [getattr(self, f"beta_{name}") for name in TERMS[1:]]
+        return np.array([1.0, *betas])
+
+
+def own_history_only(max_evidence: int | None = None) -> RetrievalConfig:
+    """Plain retrieval over the user's own history: relevance alone, no terms, no thinning."""
+    return _relevance_only(frozenset({"own"}), max_evidence)
+
+
+def population_only(max_evidence: int | None = None) -> RetrievalConfig:
+    """Plain retrieval over everybody else's items, peers or not: relevance alone."""
+    return _relevance_only(frozenset({"peer", "population"}), max_evidence)
+
+
+def _relevance_only(origins: frozenset[Origin], max_evidence: int | None) -> RetrievalConfig:
+    return RetrievalConfig(
+        origins=origins,
+        per_peer=None,
+        n_own=None,
+        n_population=None,
+        max_evidence=max_evidence,
+        mmr=None,
+        beta_affinity=0.0,
+        beta_own=0.0,
+    )
+
+
+def rank(
+    query: Query,
+    query_vector: Array,
+    routed: Array,
+    candidates: Iterable[Candidate],
+    config: RetrievalConfig,
+    *,
+    expected_length: float | None = None,
+) -> list[Evidence]:
+    """Evidence for a request, best first.
+
+    Args:
+        query: `at` masks what is newer; without it nothing is masked by time.
+        query_vector: of the request's text.
+        routed: share of the request in each facet.
+        candidates: in any order.
+        config: weights and caps.
+        expected_length: of the response, in log(1 + words); None switches the length term off.
+
+    Shapes:
+        query_vector (dim,) · routed (n_facets,)
+
+    Raises:
+        ShapeError: vectors disagree on dim, or a candidate's facet is not routed.
+
+    Source: method step 9. Ours: the pool is standardised before the caps on own and population
+    candidates, so that the caps do not move the scores of those that stay.
+    """
+    pool = admissible(query, candidates, config)
+    if not pool:
+        return []
+    terms = score_terms(query, query_vector, routed, pool, expected_length=expected_length)
+    kept = _most_relevant(pool, terms[:, 0], config)
+    pool, parts = [pool[j] for j in kept], (terms * config.weights)[kept]
+    scores = np.array([sum(row) for row in parts.tolist()])
+    chosen = _choose(pool, scores, config)
+    return [_evidence(query, pool[j], parts[j].tolist()) for j in chosen]
+
+
+def admissible(
+    query: Query, candidates: Iterable[Candidate], config: RetrievalConfig
+) -> list[Candidate]:
+    """Candidates that may be shown for a request at all, without duplicates, in order of id.
+
+    Left out: origins that are switched off; what is newer than the request; another origin's copy
+    of the user's own items; whatever repeats the request's text as a response, and the user's own
+    earlier input of that text (in an evaluation that is the answer itself); the same item where
+    that is barred. Of equal texts the user's own stays, then a peer's, then the lowest id.
+    """
+    distinct: dict[tuple[str, str], Candidate] = {}
+    for candidate in sorted(candidates, key=_preference):
+        if candidate.origin in config.origins and _may_be_shown(query, candidate, config):
+            row = candidate.interaction
+            distinct.setdefault((_plain(row.input), _plain(row.response)), candidate)
+    return sorted(distinct.values(), key=lambda c: (c.interaction.id, _preference(c)))
+
+
+def _preference(candidate: Candidate) -> tuple[Any, ...]:
+    row = candidate.interaction
+    place = _ORIGINS.index(candidate.origin)
+    identity = (row.id, candidate.author, row.input, row.response, candidate.facet)
+    return (place, *identity, -candidate.alignment, row.at is None, row.at or 0.0, row.user)
+
+
+def _may_be_shown(query: Query, candidate: Candidate, config: RetrievalConfig) -> bool:
+    row, asked, is_own = candidate.interaction, _plain(query.text), candidate.origin == "own"
+    if query.at is not None and row.at is not None and row.at > query.at:
+        return False
+    if not is_own and row.user == query.user:
+        return False
+    if _plain(row.response_text) == asked or (is_own and _plain(row.input_text) == asked):
+        return False
+    return config.allow_same_item or not _is_same_item(query, row)
+
+
+def _is_same_item(query: Query, row: Interaction) -> bool:
+    if query.item is not None and row.item is not None:
+        return row.item == query.item
+    return _plain(row.input_text) == _plain(query.text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def score_terms(
+    query: Query,
+    query_vector: Array,
+    routed: Array,
+    candidates: Sequence[Candidate],
+    *,
+    expected_length: float | None = None,
+) -> Array:
+    """Unweighted terms of the score of every candidate: what the βs are fitted on.
+
+    Without a time of the request, age is counted from the newest candidate.
+
+    Shapes:
+        n candidates -> (n, len(TERMS))
+
+    Raises:
+        ShapeError: vectors disagree on dim, or a candidate's facet is not routed.
+    """
+    facets = np.array([c.facet for c in candidates], dtype=np.int64)
+    if len(facets) and not 0 <= facets.min() <= facets.max() < len(routed):
+        raise ShapeError(f"facets {facets.min()}–{facets.max()} with {len(routed)} routed facets")
+    columns = [
+        relevance(query_vector, query.text, candidates),
+        np.asarray(routed, dtype=np.float64)[facets],
+        np.array([c.alignment for c in candidates]),
+        *(np.array([c.origin == origin for c in candidates], dtype=float) for origin in _ORIGINS),
+        _recency(query.at, candidates),
+        _length_match(expected_length, candidates),
+    ]
+    return np.stack(columns, axis=1)
+
+
+def relevance(query_vector: Array, query_text: str, candidates: Sequence[Candidate]) -> Array:
+    """Likeness of every candidate's input to the request: dense and BM25, standardised, averaged.
+
+    Each of the two is standardised over the candidates; one that does not vary counts 0.
+
+    Shapes:
+        query_vector (dim,), n candidates -> (n,)
+
+    Raises:
+        ShapeError: vectors disagree on dim.
+    """
+    if not candidates:
+        return np.zeros(0)
+    if any(c.input_vector.shape != query_vector.shape for c in candidates):
+        raise ShapeError(f"a candidate's vector is not of the query's shape {query_vector.shape}")
+    vectors = np.stack([c.input_vector for c in candidates]).astype(np.float64)
+    dense = _dot(unit(vectors), unit(query_vector[None].astype(np.float64))[0])
+    documents = [tokenize(c.interaction.input_text) for c in candidates]
+    lexical = bm25(tokenize(query_text), documents)
+    return (_standardised(dense) + _standardised(lexical)) / 2
+
+
+def bm25(
+    query_tokens: Sequence[str],
+    documents_tokens: Sequence[Sequence[str]],
+    *,
+    document_frequency: Mapping[str, int] | None = None,
+    n_documents: int | None = None,
+) -> Array:
+    """Okapi BM25 (k₁ 1.2, b .75) of every document; a word asked twice counts once.
+
+    Args:
+        query_tokens: words asked for.
+        documents_tokens: words of every document.
+        document_frequency: documents of a corpus that hold each word; None counts these documents.
+        n_documents: size of that corpus; None is the number of these documents.
+
+    Shapes:
+        n documents -> (n,)
+    """
+    words = sorted(set(query_tokens))
+    counts = [Counter(tokens) for tokens in documents_tokens]
+    tf = np.array([[c[word] for word in words] for c in counts], dtype=float)
+    tf = tf.reshape(len(counts), len(words))
+    if document_frequency is None:
+        df = (tf > 0).sum(axis=0)
+    else:
+        df = np.array([document_frequency.get(word, 0) for word in words], dtype=float)
+    n = max(len(counts) if n_documents is None else n_documents, df.max(initial=0))
+    idf = np.log1p((n - df + 0.5) / (df + 0.5))
+    lengths = np.array([len(tokens) for tokens in documents_tokens], dtype=float)
+    norm = _K1 * (1 - _B + _B * lengths / max(lengths.mean() if len(lengths) else 0.0, 1e-9))
+    return np.asarray((tf * (_K1 + 1) / (tf + norm[:, None])) @ idf)
+
+
+def _standardised(values: Array) -> Array:
+    spread = values.std()
+    if spread <= 1e-9 * max(1.0, float(np.abs(values).max(initial=0.0))):
+        return np.zeros(len(values))
+    return np.asarray((values - values.mean()) / spread)
+
+
+def _recency(at: float | None, candidates: Sequence[Candidate]) -> Array:
+    times = [c.interaction.at for c in candidates]
+    now = at if at is not None else max((t for t in times if t is not None), default=0.0)
+    return np.array([0.0 if t is None else math.exp((t - now) / _RECENCY_SECONDS) for t in times])
+
+
+def _length_match(expected: float | None, candidates: Sequence[Candidate]) -> Array:
+    if expected is None:
+        return np.zeros(len(candidates))
+    n_words = [len(c.interaction.response_text.split()) for c in candidates]
+    return np.asarray(-np.abs(np.log1p(np.array(n_words, dtype=float)) - expected))
+
+
+def _most_relevant(pool: Sequence[Candidate], rel: Array, config: RetrievalConfig) -> list[int]:
+    caps = {"own": config.n_own, "peer": None, "population": config.n_population}
+    kept: list[int] = []
+    for origin in _ORIGINS:
+        mine = [j for j, candidate in enumerate(pool) if candidate.origin == origin]
+        mine.sort(key=lambda j: -rel[j])
+        kept.extend(mine[: caps[origin]])
+    return sorted(kept)
+
+
+def _choose(pool: Sequence[Candidate], scores: Array, config: RetrievalConfig) -> list[int]:
+    """Greedy maximal marginal relevance under the caps; the lowest id of equals goes first."""
+    weight = 1.0 if config.mmr is None else config.mmr
+    vectors = unit(np.stack([c.input_vector for c in pool]).astype(np.float64))
+    authors = np.array([c.author if c.origin != "own" else "" for c in pool])
+    is_own = np.array([c.origin == "own" for c in pool])
+    is_left, likeness = np.ones(len(pool), dtype=bool), np.zeros(len(pool))
+    taken: Counter[str] = Counter()
+    chosen: list[int] = []
+    while is_left.any() and len(chosen) != config.max_evidence:
+        marginal = weight * scores - (1 - weight) * likeness
+        best = int(np.where(is_left, marginal, -np.inf).argmax())
+        chosen.append(best)
+        is_left[best] = False
+        if weight < 1:
+            likeness = np.maximum(likeness, _dot(vectors, vectors[best]))
+        if not is_own[best]:
+            taken[pool[best].author] += 1
+            if taken[pool[best].author] == config.per_peer:
+                is_left &= is_own | (authors != authors[best])
+    return chosen
+
+
+def _dot(rows: Array, vector: Array) -> Array:
+    # Summed row by row: a matrix product may round equal rows differently, which would break ties.
+    return np.asarray((rows * vector).sum(axis=1))
+
+
+def _evidence(query: Query, candidate: Candidate, parts: Sequence[float]) -> Evidence:
+    row = candidate.interaction
+    return Evidence(
+        origin=candidate.origin,
+        author="you" if candidate.origin == "own" else candidate.author,
+        interaction_id=row.id,
+        input=row.input,
+        response=row.response,
+        facet=candidate.facet,
+        score=sum(parts),
+        score_parts=dict(zip(TERMS, parts, strict=True)),
+        same_item=_is_same_item(query, row),
+        rating=row.rating,
+        label=row.label,
+        at=row.at,
+    )
