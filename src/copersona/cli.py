@@ -32,7 +32,8 @@ from copersona.errors import (
 from copersona.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from copersona.pipeline import CoPersona, IngestReport
+    from copersona.pipeline import CoPersona
+    from copersona.reports import IngestReport
 
 BUG = 1
 # The first class that fits gives the code.

@@ -83,6 +83,6 @@ def shared_words(words_of_user: Mapping[str, Iterable[str]], min_donors: int) ->
 
 
 def pseudonym(key: bytes, borrower: str, peer: str) -> str:
-    """A name for a peer that differs for every borrower and cannot be turned back without the key."""
+    """A name for a peer that differs for every borrower; only the key could turn it back."""
     message = f"{len(borrower)}:{borrower}{peer}".encode("utf-8", "surrogatepass")
     return "peer-" + hmac.new(key, message, hashlib.sha256).hexdigest()[:8]

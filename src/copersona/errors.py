@@ -10,7 +10,7 @@
     ├─ StoreError                      the database failed; cause chained
     │  └─ MigrationError               the schema is newer than this program, or could not be upgraded
     └─ BackendError                    an encoder or a language model failed; cause chained
-       └─ MissingExtraError (ImportError)  an optional part is missing; names the command
+       └─ MissingExtraError (ImportError)  an optional part is missing
 
 A user nobody knows is not an error where a persona is asked for: the answer is the population
 prior with confidence 0. HTTP codes and exit codes are tables at the edges; nothing here knows them.

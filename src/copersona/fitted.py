@@ -56,6 +56,9 @@ from copersona.residuals import ResidualConfig, ResidualModel, View, fit_residua
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
+ENOUGH_MASKED = 100
+"""Masked facets with peers that the calibration wants before it asks less of their support."""
+
 _STAGES = ("facets", "residuals", "profiles", "graph", "transfer", "calibration")
 
 
@@ -276,12 +279,13 @@ def fit_state(
     floor = agreement_floor(
         states.specifics, graph.lends, n_peers=config.alignment.n_peers, seed=config.completion.seed
     )
-    blank = Calibration(np.array([0.0]), *[np.zeros((len(models), 1))] * 3, floor)
+    nothing = np.zeros((len(models), 1))
+    blank = Calibration(np.array([0.0]), nothing, nothing, nothing, floor)
     draft = FittedState(
         config, encoder, cut, corpus.user_ids, facets, model, models, evidence, states, graph,
         transfer, blank, np.sort(corpus.id_hashes),
     )  # fmt: skip
-    masked = mask_facets(draft, evidence, exclude_self=True)
+    masked = _enough_masked(draft, evidence)
     calibration = calibrate(masked, models, floor, config.completion)
     return FittedState(**{**draft.__dict__, "calibration": calibration})
 
@@ -341,6 +345,16 @@ def mask_facets(
         users = np.sort(rng.permutation(users)[:limit])
         if len(users):
             masked.extend(_mask_one(state, evidence, users, f, exclude_self))
+    return masked
+
+
+def _enough_masked(state: FittedState, evidence: OwnEvidence) -> list[MaskedFacet]:
+    """Masked facets of at least four interactions; of fewer where a small population has few."""
+    masked: list[MaskedFacet] = []
+    for min_support in (4.0, 2.0, 1.0):
+        masked = mask_facets(state, evidence, exclude_self=True, min_support=min_support)
+        if sum(m.alignment > 0 for m in masked) >= ENOUGH_MASKED:
+            break
     return masked
 
 
@@ -450,11 +464,15 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
         **{name: arrays[f"residuals.{name}"] for name in _RESIDUAL_ARRAYS},
     )
     models = tuple(
-        ViewModel(view, *(arrays[f"model.{view.name}.{n}"].astype(float) if n != "center"
-                          else arrays[f"model.{view.name}.{n}"]
-                          for n in ("center", "noise", "signal")), is_assumed=assumed)
+        ViewModel(
+            view,
+            arrays[f"model.{view.name}.center"],
+            arrays[f"model.{view.name}.noise"].astype(float),
+            arrays[f"model.{view.name}.signal"].astype(float),
+            assumed,
+        )
         for view, assumed in zip(views, meta["is_assumed"], strict=True)
-    )  # fmt: skip
+    )
     evidence = OwnEvidence(arrays["evidence.support"], arrays["evidence.means"])
     graph = PersonaGraph(*(arrays[f"graph.{n}"] for n in ("neighbours", "is_edge", "radius",
                                                           "lends")))  # fmt: skip

@@ -31,6 +31,7 @@ from copersona.corpus import Corpus, build_corpus
 from copersona.encoders import Encoder, default_encoder, open_encoder
 from copersona.erasure import ForgetCounts
 from copersona.errors import ArtifactError, BackendError, ConfigError, DataError, NotFittedError
+from copersona.exporting import export_namespace
 from copersona.fitted import FittedState, MethodConfig, fit_state, from_arrays, to_arrays
 from copersona.generation import Generator, approximate_tokens, open_generator
 from copersona.interactions import check, with_ids
@@ -509,6 +510,15 @@ class CoPersona:
                     self.policy(), self._secret)  # fmt: skip
 
     # ---- operations ----------------------------------------------------------------------------
+
+    def export(self, directory: Path) -> Path:
+        """Everything of this namespace as JSONL and Parquet, with consents and a manifest."""
+        users = self.store.users(self.namespace)
+        said = {user: self.store.instructions(self.namespace, user) for user in users}
+        return export_namespace(
+            directory, self.namespace, self.store.export(self.namespace),
+            self.store.consents(self.namespace), {user: list(s) for user, s in said.items() if s},
+        )  # fmt: skip
 
     def doctor(self) -> list[str]:
         """Problems of the store and the fitted states; empty when all is sound."""

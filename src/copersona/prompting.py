@@ -17,7 +17,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class _Block:
     entries: tuple[_Entry, ...]
     fence: str = ""
     is_best_last: bool = False
-    tokens: int = field(default=0)
+    tokens: int = 0
 
     def text(self) -> str:
         entries = reversed(self.entries) if self.is_best_last else self.entries
@@ -195,13 +195,16 @@ _TEMPLATE_TOKENS = re.compile(
     | \[\s?/?\s?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT)\s?\]
     | <<\s?/?\s?SYS\s?>>
     | <\s?/?\s?(?:s|bos|eos|pad|unk|sep|cls|mask|think|system|assistant|user|human|im_start|im_end
-        |tool_call|tool_response|tool_calls|tools|function_calls?|(?:start|end)_of_(?:turn|text)
-        |(?:begin|end)of(?:text|turn)|begin_of_text|(?:start|end)_header_id|eot_id)\s?>
-    | ^[ \t>*]{0,8}\#{1,6}[ \t]*(?:system|instructions?|assistant|user|human|response|input)\b[ \t]*:?
+        |tool_call|tool_response|tool_calls|tools|function_calls?|(?:start|end)_of_turn
+        |(?:begin|end)_of_text|endoftext|(?:start|end)_header_id|eot_id)\s?>
+    | ^[ \t>*]{0,8}\#{1,6}[ \t]*
+        (?:system|instructions?|assistant|user|human|response|input)\b[ \t]*:?
     | ^[ \t>*]{0,8}(?:system|assistant|user|human|developer|tool)[ \t*]{0,4}:
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
+_TOKEN_SIGNS = re.compile("[][<>＜＞|｜#:]")
+_PASSES = 8
 _LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _HIDDEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0100-\U000e01ef]"
@@ -211,18 +214,26 @@ _HIDDEN = re.compile(
 def sanitise(text: str, fence: str) -> str:
     """A user's text as harmless data: nothing invisible, no chat-template token, no fence.
 
-    What is removed leaves nothing behind, and removal is repeated until nothing changes, so that
-    two halves cannot meet and form a token anew.
+    What is removed leaves nothing behind, and removal is repeated so that two halves cannot meet
+    and form a token anew. A text that keeps forming them was built to: it loses every sign that
+    such tokens are made of.
     """
     text = _LINE_BREAKS.sub("\n", text)
     if not text.isascii() or not text.isprintable():
         text = "".join(filter(_is_visible, _HIDDEN.sub("", text)))
-    fences = re.compile(re.escape(fence), re.IGNORECASE)
-    while True:
-        cleaned = fences.sub("", _TEMPLATE_TOKENS.sub("", text))
+    for _ in range(_PASSES):
+        cleaned = _without(fence, _TEMPLATE_TOKENS.sub("", text))
         if cleaned == text:
             return text.strip()
         text = cleaned
+    return _without(fence, _TOKEN_SIGNS.sub(" ", text)).strip()
+
+
+def _without(fence: str, text: str) -> str:
+    pattern = re.compile(re.escape(fence), re.IGNORECASE)
+    while pattern.search(text):
+        text = pattern.sub("", text)
+    return text
 
 
 def _is_visible(character: str) -> bool:
@@ -262,7 +273,7 @@ def _persona_blocks(
     if persona is None:
         return
     facets = _routed_facets(persona, routed, config)
-    lines = [" ".join(sanitise(line, fence).split()) for line in persona.instructions]
+    lines = [_quote(line, fence) for line in persona.instructions]
     yield _Block(
         "instructions",
         "The user's standing instructions, which outrank everything inferred about them:",
@@ -308,8 +319,7 @@ def _own_tendency(facet: FacetPersona, fence: str) -> str:
     said = [_quote(t.statement, fence) for t in facet.tendencies if t.contributors == 0]
     if not any(said) or facet.support <= 0:
         return ""
-    n = max(1, round(facet.support))
-    messages = f"{n} own message" + ("" if n == 1 else "s")
+    messages = _counted(max(1, round(facet.support)), "own message")
     return f"In {_quote(facet.name, fence)}, from {messages}: {'; '.join(filter(None, said))}."
 
 
@@ -321,9 +331,14 @@ def _borrowed_tendency(facet: FacetPersona, config: PromptConfig, fence: str) ->
     n = min(facet.n_contributors, *(t.contributors for t in lent))
     own = "little" if facet.own_confidence < 0.5 else "some"
     return (
-        f"In {_quote(facet.name, fence)}: {own} direct evidence; {n} similar users tend to: "
+        f"In {_quote(facet.name, fence)}: {own} direct evidence; "
+        f"{_counted(n, 'similar user')} tend to: "
         f"{'; '.join(said)} (agreement {_agreement(facet.agreement, config)})."
     )
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _agreement(value: float, config: PromptConfig) -> str:
@@ -369,11 +384,10 @@ def _example(
     """One quoted message: what was asked in brief, then what was written, cut to its limit."""
     asked, wrote = evidence.input, evidence.response
     longest = config.max_item_tokens
-    head = "- "
+    head = f"- Wrote{_verdict(evidence, fence)}: "
     if asked and wrote:
         brief = " ".join(_bounded(asked, fence, longest).split())
-        head = f"- About: {cut(brief, longest // 3, count)}\n  Wrote"
-        head += f"{_verdict(evidence, fence)}: "
+        head = f"- About: {cut(brief, longest // 3, count)}\n  {head[2:]}"
     body = _bounded(wrote or asked, fence, longest)
     if not body:
         return None
@@ -422,42 +436,34 @@ def _fill_all(
     blocks: Sequence[_Block], shares: Mapping[str, float], budget: int, count: CountTokens
 ) -> list[_Block]:
     """Every block within its share, then, by priority, within what the others left unused."""
-    filled: dict[str, _Block] = {}
-    for block in blocks:
-        if block.kind == "instructions":
-            filled[block.kind] = _fill(block, budget, count)
-            budget -= filled[block.kind].tokens
-        else:
-            filled[block.kind] = _fill(block, int(shares[block.kind] * budget), count)
+    first = [_fill(block, budget, count) for block in blocks if block.kind == "instructions"]
+    budget -= sum(block.tokens for block in first)
     rest = [block for block in blocks if block.kind != "instructions"]
-    left = budget - sum(filled[block.kind].tokens for block in rest)
-    for block in rest:
-        limit = filled[block.kind].tokens + left
-        filled[block.kind] = _fill(block, limit, count)
-        left = limit - filled[block.kind].tokens
-    return [block for block in filled.values() if block.entries]
+    filled = [_fill(block, int(shares[block.kind] * budget), count) for block in rest]
+    left = budget - sum(block.tokens for block in filled)
+    for i, block in enumerate(rest):
+        limit = filled[i].tokens + left
+        filled[i] = _fill(block, limit, count)
+        left = limit - filled[i].tokens
+    return [block for block in (*first, *filled) if block.entries]
 
 
 def _fill(block: _Block, limit: int, count: CountTokens) -> _Block:
-    """The block with as many of its entries as fit; the one that does not fit whole is cut."""
-    kept: tuple[_Entry, ...] = ()
-    used = _size(_replace(block, ()), count)
+    """The block with as many of its entries as fit; one that does not fit whole is cut."""
+    kept: list[_Entry] = []
+    left = limit - _size(replace(block, entries=()), count)
     for entry in block.entries:
-        text = cut(entry.text, limit - used - 1, count) if limit - used > 1 else ""
-        if not text or len(text) < entry.least:
-            continue
-        trimmed = _Entry(text, entry.least, entry.sources, entry.evidence)
-        candidate = _replace(block, (*kept, trimmed))
-        size = _size(candidate, count)
-        if size <= limit:
-            kept, used = candidate.entries, size
-    return _replace(block, kept, used if kept else 0)
-
-
-def _replace(block: _Block, entries: tuple[_Entry, ...], tokens: int = 0) -> _Block:
-    return _Block(
-        block.kind, block.heading, block.reason, entries, block.fence, block.is_best_last, tokens
-    )
+        if left < 2:
+            break
+        text = cut(entry.text, left - 1, count)
+        if len(text) >= entry.least:
+            kept.append(replace(entry, text=text))
+            left -= count(text + "\n")
+    # Counters that count a joined text higher than its pieces cost the last entries their place.
+    while kept and _size(replace(block, entries=tuple(kept)), count) > limit:
+        kept.pop()
+    filled = replace(block, entries=tuple(kept))
+    return replace(filled, tokens=_size(filled, count) if kept else 0)
 
 
 def _size(block: _Block, count: CountTokens) -> int:

@@ -246,9 +246,9 @@ def _item_shrinkage(
 
 @dataclass(frozen=True)
 class _Gram:
-    """Normal equations of the ridge input -> response, kept per fold so that any can be left out."""
+    """Normal equations of the ridge input -> response, per fold, any left out."""
 
-    xx: Array  # (N_FOLDS, d + 1, d + 1)
+    xx: Array  # (folds, d + 1, d + 1)
     xy: Array  # (N_FOLDS, d + 1, d_out)
     yy: Array  # (N_FOLDS,)
 

@@ -18,7 +18,7 @@ from copersona.consent import Policy, pseudonym
 from copersona.corpus import Corpus, build_corpus
 from copersona.fitted import FittedState, UserView
 from copersona.profiles import OwnEvidence
-from copersona.records import FacetPersona, Interaction, Persona, Query
+from copersona.records import FacetPersona, Interaction, Persona, Query, Tendency
 from copersona.retrieval import Candidate
 from copersona.store import Store
 from copersona.tendencies import describe
@@ -79,7 +79,7 @@ class Desk:
         said = [v.name for n, v in enumerate(views) if view.evidence.support[0, f, n] > 0]
         own = describe(done.own, views, said, contributors=0) if support > 0 else ()
         n_contributors = 0 if done.abstained else len(done.peers.rows)
-        borrowed = ()
+        borrowed: tuple[Tendency, ...] = ()
         if n_contributors:
             borrowed = describe(done.completed, views, done.views_borrowed,
                                 contributors=n_contributors)  # fmt: skip
@@ -102,7 +102,7 @@ class Desk:
         corpus: Corpus,
     ) -> list[Candidate]:
         """Own history, and where text may be lent, items of peers and of the population."""
-        facets = self.state.facets.assign(corpus.inputs, corpus.declared) if len(corpus) else []
+        facets = self.state.facets.assign(corpus.inputs, corpus.declared)
         own = [
             Candidate("own", "you", interaction, corpus.inputs[n], int(facets[n]))
             for n, interaction in enumerate(history)

@@ -49,6 +49,7 @@ class Store:
 
     def __init__(self, database: Database, default_consent: Consent) -> None:
         self._database = database
+        self.default_consent = default_consent
         self._registry = UserRegistry(database, default_consent)
         self.url = database.url
         self.dialect = database.dialect

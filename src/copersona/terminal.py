@@ -28,7 +28,7 @@ from copersona.records import Context, FacetPersona, Persona, RowOutcome
 
 if TYPE_CHECKING:
     from copersona.models import ModelStatus
-    from copersona.pipeline import Answer, FitReport, IngestReport
+    from copersona.reports import Answer, FitReport, IngestReport
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much; 0 where unknown."""

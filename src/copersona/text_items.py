@@ -1,7 +1,7 @@
 """Items of users who lend text: what may be quoted as a peer's or the population's evidence.
 
 Holds vectors and ids, never words: the words are read from the store when needed, where consent is
-checked again. Small enough sets are searched exactly; larger ones by an HNSW index built on loading.
+checked again. The search is exact.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TextItems:
         """Rows of one author in one facet."""
         first, last = np.searchsorted(self.lenders, [lender, lender + 1])
         rows = np.arange(first, last)
-        return rows[self.facets[rows] == facet]
+        return np.asarray(rows[self.facets[rows] == facet])
 
     def without(self, lender: int) -> TextItems:
         """The same without one author; later authors move up by one row."""

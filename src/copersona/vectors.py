@@ -34,9 +34,10 @@ class VectorCache:
         new = [distinct[key] for key in missing]
         for part, rows in encode_batched(self.encoder, new, progress=progress):
             keys = missing[part]
-            self._store.put_embeddings(self._namespace, self.encoder.name, keys, np.float16(rows))
             # Rounded as the cache rounds, so that the first reading equals every later one.
-            known.update(zip(keys, np.float16(rows), strict=True))
+            rounded = rows.astype(np.float16)
+            self._store.put_embeddings(self._namespace, self.encoder.name, keys, rounded)
+            known.update(zip(keys, rounded, strict=True))
         if not texts:
             return np.zeros((0, self.encoder.dim), np.float32)
         return np.stack([known[key] for key in hashes]).astype(np.float32)
