@@ -11,6 +11,7 @@ by the caller, from consent, before anything here is called.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import nnls
 
-from copersona.graph import LayerStates
+from copersona.graph import LayerStates, layer_states
+from copersona.profiles import OwnEvidence, ViewModel
 
 Array = NDArray[Any]
 
@@ -41,12 +43,17 @@ class AlignmentConfig(BaseModel):
     seed: int = 0
 
 
-def fit_transfer(target: LayerStates, predictor: LayerStates, config: AlignmentConfig) -> Array:
+def fit_transfer(
+    target: OwnEvidence,
+    predictor: OwnEvidence,
+    models: Sequence[ViewModel],
+    config: AlignmentConfig,
+) -> Array:
     """Facet transfer T from two disjoint halves of the same users' histories.
 
     Args:
-        target: states from one half; agreement in facet f is read here.
-        predictor: states from the other half; similarity in layer g is read here.
+        target: from one half; agreement in facet f is read here.
+        predictor: from the other half; similarity in layer g is read here, in layer 0 without f.
 
     Shapes:
         -> (n_facets, n_facets + 1), rows sum to 1; column 0 is the whole user.
@@ -54,14 +61,21 @@ def fit_transfer(target: LayerStates, predictor: LayerStates, config: AlignmentC
     Source: method step 4, non-negative least squares over pairs of users; a row without any
     positive coefficient becomes uniform over the layers that exist.
     """
-    n_facets = target.n_facets
+    n_facets = target.support.shape[1]
+    seen = target.support.max(axis=2), predictor.support.max(axis=2)
     transfer = np.zeros((n_facets, n_facets + 1))
     rng = np.random.default_rng(config.seed)
     for f in range(n_facets):
-        users = np.flatnonzero((target.support[:, f] >= 1) & (predictor.support.sum(axis=1) >= 1))
+        users = np.flatnonzero((seen[0][:, f] >= 1) & (seen[1].sum(axis=1) >= 1))
         if len(users) >= 10:
             users = rng.permutation(users)[: config.pairs_from]
-            transfer[f] = _transfer_row(target, predictor, users, f)
+            half = predictor.take(users)
+            transfer[f] = _transfer_row(
+                layer_states(target.take(users), models),
+                layer_states(half, models),
+                layer_states(half.without_facet(f), models),
+                f,
+            )
     if n_facets == 1:
         return np.array([[0.0, 1.0]])
     silent = transfer.sum(axis=1) <= 0
@@ -69,14 +83,16 @@ def fit_transfer(target: LayerStates, predictor: LayerStates, config: AlignmentC
     return np.asarray(transfer / transfer.sum(axis=1, keepdims=True))
 
 
-def _transfer_row(target: LayerStates, predictor: LayerStates, users: Array, f: int) -> Array:
-    upper = np.triu_indices(len(users), 1)
-    agreement = _pairwise(target, users, f + 1)
-    weight = np.sqrt(np.maximum(_trust(target, users, f + 1), 0))[upper]
+def _transfer_row(
+    target: LayerStates, predictor: LayerStates, without: LayerStates, f: int
+) -> Array:
+    upper = np.triu_indices(len(target.support), 1)
+    agreement = _pairwise(target, f + 1)
+    weight = np.sqrt(np.maximum(_trust(target, f + 1), 0))[upper]
     design = np.stack(
         [
-            (_pairwise(predictor, users, g) * _trust(predictor, users, g))[upper] * weight
-            for g in range(target.n_facets + 1)
+            (_pairwise(half, g) * _trust(half, g))[upper] * weight
+            for g, half in enumerate([without] + [predictor] * target.n_facets)
         ],
         axis=1,
     ).astype(np.float64)
@@ -87,13 +103,13 @@ def _transfer_row(target: LayerStates, predictor: LayerStates, users: Array, f: 
     return np.asarray(nnls(factor.T, np.linalg.solve(factor, moment))[0])
 
 
-def _pairwise(states: LayerStates, users: Array, layer: int) -> Array:
-    vectors = states.vectors[users, layer]
+def _pairwise(states: LayerStates, layer: int) -> Array:
+    vectors = states.vectors[:, layer]
     return np.asarray(vectors @ vectors.T)
 
 
-def _trust(states: LayerStates, users: Array, layer: int) -> Array:
-    root = np.sqrt(states.credibility[users, layer])
+def _trust(states: LayerStates, layer: int) -> Array:
+    root = np.sqrt(states.credibility[:, layer])
     return np.outer(root, root)
 
 
@@ -155,7 +171,7 @@ def choose_peers(
         alignments, candidates, credibility, lends (c,)
 
     Source: method steps 4 and 5. Deviates: weights go with the cube of the alignment, over more
-    peers than a plain weighting would take: better on every data set tried.
+    peers than a plain weighting would take (docs/decisions/0003).
     """
     usable = np.flatnonzero(lends & (alignments > 0) & (credibility > 0))
     best = usable[np.lexsort((candidates[usable], -alignments[usable]))][: config.n_peers]

@@ -11,7 +11,7 @@ Computed when read, from the user's own evidence and the peers who lend now; nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ from copersona.profiles import ViewModel
 from copersona.residuals import columns_of
 
 Array = NDArray[Any]
+
+
+MIN_MASKED = 30
+"""Masked facets with peers below which nothing can be believed, and least in a bin."""
 
 
 class CompletionConfig(BaseModel):
@@ -47,7 +51,7 @@ class Calibration:
 
     Shapes:
         edges (n_bins,): lower bound of ā of each bin, ascending · slope, explained, lower
-        (n_views, n_bins): s, R and the lower 95 % bound of R ·
+        (n_views, n_bins): s, R and the lower bound of R ·
         agreement_floor (n_facets,): 5th percentile of the agreement of random peer sets.
     """
 
@@ -75,12 +79,14 @@ class Borrowed:
             they have nothing in common, 1 where they are the same.
 
     Shapes:
-        offered (n_columns,): r_uf, mean facet-specific part
+        offered (n_columns,): r_uf, mean facet-specific part · contributors (n_views,): peers
+        behind each view's statistic; 0 where one of them has more than half of the weight
     """
 
     peers: FacetPeers
     offered: Array
     agreement: float
+    contributors: Array
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ class FacetCompletion:
 
     Attributes:
         abstained: the reason why nothing was borrowed; empty where something was.
-        views_borrowed: names of the views in which peers moved the estimate.
+        borrowed_views: views in which peers moved the estimate, with the number of
+            contributors to each.
 
     Shapes:
         own, completed (n_columns,): estimate from own evidence alone, and after completion ·
@@ -103,20 +110,25 @@ class FacetCompletion:
     peers: FacetPeers
     agreement: float
     abstained: str
-    views_borrowed: tuple[str, ...]
+    borrowed_views: Mapping[str, int]
 
 
-def borrow(peers: FacetPeers, specifics: Array) -> Borrowed:
+def borrow(peers: FacetPeers, specifics: Array, support: Array) -> Borrowed:
     """What chosen peers offer together.
 
     Shapes:
-        specifics (n_peers, n_columns): the peers' facet-specific parts
+        specifics (n_peers, n_columns): the peers' facet-specific parts · support (n_peers,
+        n_views): their interactions in the facet
     """
+    has = (support > 0) & (peers.weights > 0)[:, None]
+    shares = np.where(has, peers.weights[:, None], 0)
+    is_dominated = shares.max(axis=0, initial=0) > 0.5 * shares.sum(axis=0) + 1e-9
+    contributors = np.where(is_dominated, 0, has.sum(axis=0))
     offered = peers.weights @ specifics
     squares = peers.weights**2 @ (specifics**2).sum(axis=1)
     rest = float(peers.weights @ (specifics**2).sum(axis=1) - squares)
     agreement = float(offered @ offered - squares) / rest if rest > 0 else 0.0
-    return Borrowed(peers, np.asarray(offered), agreement)
+    return Borrowed(peers, np.asarray(offered), agreement, contributors)
 
 
 def find_peers(
@@ -168,7 +180,7 @@ def complete_facet(
     own, completed = np.zeros(n_columns), np.zeros(n_columns)
     own_confidence, confidence = np.zeros(len(models)), np.zeros(len(models))
     reason = _reason_to_abstain(f, borrowed, calibration, config)
-    moved = []
+    moved: dict[str, int] = {}
     for number, model in enumerate(models):
         part, posterior = model.view.slice, user.posteriors[number]
         prior, noise = model.signal[f, f], model.noise[f]
@@ -178,9 +190,9 @@ def complete_facet(
         if reason or borrowed is None:
             continue
         slope, explained, lower = (x[number] for x in calibration.at(borrowed.peers.alignment))
-        if lower <= 0 or slope <= 0:
+        if lower <= 0 or slope <= 0 or borrowed.contributors[number] < config.min_donors:
             continue
-        moved.append(model.view.name)
+        moved[model.view.name] = int(borrowed.contributors[number])
         mean = posterior.others[row, f] + slope * borrowed.offered[part]
         variance = posterior.others_variance[row, f] * (1 - explained)
         precision = float(support[number]) / noise
@@ -199,7 +211,7 @@ def complete_facet(
         peers,
         borrowed.agreement if borrowed else 0.0,
         reason,
-        tuple(moved),
+        moved,
     )
 
 
@@ -248,47 +260,83 @@ def calibrate(
 
     Source: method step 5. Deviates: one curve per view over all facets, since single facets have
     too few masked cases; the bins are quantiles of ā; R is the share of the self-completion error
-    removed, with a standard error from the masked cases of a bin.
+    removed.
     """
     alignment = np.array([m.alignment for m in masked])
     usable = alignment > 0
     n_views = len(models)
-    if usable.sum() < 30:
+    if usable.sum() < MIN_MASKED:
         nothing = np.zeros((n_views, 1))
         return Calibration(np.array([0.0]), nothing, nothing, nothing, floor)
-    n_bins = max(1, min(config.n_bins, int(usable.sum()) // 30))
+    n_bins = max(1, min(config.n_bins, int(usable.sum()) // MIN_MASKED))
     edges = np.quantile(alignment[usable], np.linspace(0, 1, n_bins + 1)[:-1])
     place = np.searchsorted(edges, alignment, side="right") - 1
     slope, explained, lower = (np.zeros((n_views, n_bins)) for _ in range(3))
-    weight = np.zeros(n_bins)
-    for b in range(n_bins):
-        rows = [m for m, p in zip(masked, place, strict=True) if p == b and m.alignment > 0]
-        weight[b] = len(rows)
-        for v, model in enumerate(models):
-            slope[v, b], explained[v, b], lower[v, b] = _believe(rows, model, v)
-    slope = np.stack([_monotone(s, weight) for s in slope])
-    explained = np.stack([_monotone(r, weight) for r in explained])
+    bins = [
+        [m for m, p in zip(masked, place, strict=True) if p == b and m.alignment > 0]
+        for b in range(n_bins)
+    ]
+    weight = np.array([len(rows) for rows in bins], float)
+    for v, model in enumerate(models):
+        gains = [_gain(rows, model, v) for rows in bins]
+        slope[v] = _monotone(np.array([gain.slope for gain in gains]), weight)
+        explained[v] = _monotone(np.array([gain.share for gain in gains]), weight)
+        lower[v] = _lower_bounds(gains)
     return Calibration(edges, np.maximum(slope, 0), np.clip(explained, 0, 0.99), lower, floor)
 
 
-def _believe(rows: Sequence[MaskedFacet], model: ViewModel, number: int) -> tuple[float, ...]:
-    """Best slope of the offered part, share of error it removes, lower 95 % bound of that."""
+@dataclass(frozen=True)
+class _Gain:
+    """What the best slope gains in one bin: total, its variance, the error there was to remove."""
+
+    slope: float = 0.0
+    total: float = 0.0
+    variance: float = 0.0
+    signal: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return min(self.total / self.signal, 0.99) if self.signal > 0 else 0.0
+
+
+def _gain(rows: Sequence[MaskedFacet], model: ViewModel, number: int) -> _Gain:
     part = model.view.slice
     rows = [m for m in rows if m.support[number] > 0]
     if len(rows) < 10:
-        return 0.0, 0.0, 0.0
+        return _Gain()
     gap = np.stack([m.truth[part] - m.own[part] for m in rows]).astype(np.float64)
     offered = np.stack([m.offered[part] for m in rows]).astype(np.float64)
     energy = (offered**2).sum()
     if energy <= 0:
-        return 0.0, 0.0, 0.0
+        return _Gain()
     slope = float((gap * offered).sum() / energy)
     gain = (gap**2).sum(axis=1) - ((gap - slope * offered) ** 2).sum(axis=1)
-    noise = np.array([model.noise[m.facet] / m.support[number] for m in rows])
-    signal = max(float((gap**2).sum() - noise.sum() * gap.shape[1]), 0.05 * float((gap**2).sum()))
-    share = gain.sum() / signal
-    error = gain.std(ddof=1) * np.sqrt(len(rows)) / signal
-    return slope, float(min(share, 0.99)), float(share - 1.96 * error)
+    error = float((gap**2).sum())
+    noise = sum(model.noise[m.facet] / m.support[number] for m in rows) * gap.shape[1]
+    variance = float(gain.var(ddof=1)) * len(rows)
+    return _Gain(slope, float(gain.sum()), variance, max(error - noise, 0.05 * error))
+
+
+def _lower_bounds(gains: Sequence[_Gain]) -> Array:
+    """One-sided 95 % lower bound of the explained share in every bin.
+
+    The share does not fall with alignment, so cases of any bins just below count too; the best of
+    these bounds is taken.
+    """
+    bounds = np.zeros(len(gains))
+    for b in range(len(gains)):
+        pooled = [gains[start : b + 1] for start in range(b + 1)]
+        bounds[b] = max(_lower_bound(part) for part in pooled)
+    return bounds
+
+
+def _lower_bound(gains: Sequence[_Gain]) -> float:
+    signal = sum(gain.signal for gain in gains)
+    if signal <= 0:
+        return 0.0
+    total = sum(gain.total for gain in gains)
+    error = float(np.sqrt(sum(gain.variance for gain in gains)))
+    return (total - 1.645 * error) / signal
 
 
 def _monotone(values: Array, weight: Array) -> Array:
@@ -325,7 +373,7 @@ def agreement_floor(specifics: Array, lends: Array, *, n_peers: int, seed: int) 
         for _ in range(200):
             rows = rng.choice(pool, size, replace=False)
             peers = FacetPeers(rows, np.ones(size), np.full(size, 1 / size))
-            agreements.append(borrow(peers, specifics[rows, f]).agreement)
+            agreements.append(borrow(peers, specifics[rows, f], np.ones((size, 1))).agreement)
         floor[f] = np.quantile(agreements, 0.05)
     return floor
 

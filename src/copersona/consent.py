@@ -32,13 +32,17 @@ class Policy:
 
     Attributes:
         exceptions: users who differ from the default; everybody else has it.
+        absent: users of the fitted state who are in the store no longer (forgotten, gone).
     """
 
     default: Consent
     exceptions: Mapping[str, Consent]
+    absent: frozenset[str] = frozenset()
 
     def of(self, user: str) -> Consent:
         """What this user allows."""
+        if user in self.absent:
+            return NO_CONSENT
         return self.exceptions.get(user, self.default)
 
     def lends(self, user: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from copersona.alignment import AlignmentConfig, fit_transfer
+from copersona.alignment import AlignmentConfig, FacetPeers, fit_transfer
 from copersona.completion import (
     Borrowed,
     Calibration,
@@ -149,7 +149,7 @@ class FittedState:
                 self.config.alignment,
                 min_support=self.config.graph.min_support,
             )
-            peers = [borrow(p, self.states.specifics[p.rows, f]) for f, p in enumerate(found)]
+            peers = [self.offer(p, f) for f, p in enumerate(found)]
         facets = tuple(
             complete_facet(
                 f,
@@ -164,6 +164,12 @@ class FittedState:
             for f in range(self.n_facets)
         )
         return UserView(user, evidence, states, facets)
+
+    def offer(self, peers: FacetPeers, f: int) -> Borrowed:
+        """What chosen peers offer in one facet."""
+        return borrow(
+            peers, self.states.specifics[peers.rows, f], self.evidence.support[peers.rows, f]
+        )
 
     def _candidates(self, user: str, states: LayerStates, row: int | None) -> Array:
         """Listed neighbours of a lender; for anyone else the nearest lenders of every layer."""
@@ -272,9 +278,7 @@ def fit_state(
     graph = build_graph(states, np.ones(corpus.n_users, bool), config.graph)
     report("transfer")
     first, second = cells.halves(config.alignment.seed)
-    transfer = fit_transfer(
-        layer_states(first, models), layer_states(second, models), config.alignment
-    )
+    transfer = fit_transfer(first, second, models, config.alignment)
     report("calibration")
     floor = agreement_floor(
         states.specifics, graph.lends, n_peers=config.alignment.n_peers, seed=config.completion.seed
@@ -376,7 +380,7 @@ def _mask_one(
             state.transfer,
             state.config.alignment,
         )[f]
-        offer = borrow(peers, state.states.specifics[peers.rows, f])
+        offer = state.offer(peers, f)
         own = np.concatenate([p.others[place, f] for p in hidden.posteriors])
         rows.append(MaskedFacet(
             user, f, evidence.means[user, f] - center, own, offer.offered,
@@ -389,7 +393,8 @@ def _mask_one(
 def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
     """The state as named arrays and JSON metadata; `from_arrays` is the inverse."""
     model = state.residuals
-    texts = json.dumps({"lenders": state.lenders, "items": list(model.item_rows)}).encode()
+    names = {"lenders": state.lenders, "items": list(model.item_rows)}
+    texts = json.dumps(names, ensure_ascii=False).encode("utf-8", "surrogatepass")
     arrays: dict[str, Array] = {
         "texts": np.frombuffer(texts, np.uint8),
         "facets.center": state.facets.center,
@@ -449,7 +454,7 @@ def from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> FittedS
 
 
 def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> FittedState:
-    texts = json.loads(bytes(arrays["texts"]))
+    texts = json.loads(bytes(arrays["texts"]).decode("utf-8", "surrogatepass"))
     views = tuple(View(n, a, b, tuple(c)) for n, a, b, c in meta["views"])
     facets = Facets(
         arrays["facets.center"], arrays["facets.prototypes"], tuple(meta["facet_names"]),

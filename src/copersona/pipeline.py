@@ -14,9 +14,8 @@ import secrets
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,20 +25,19 @@ from pydantic import BaseModel, ConfigDict
 
 from copersona import artifacts, datasets, readers
 from copersona.columns import ColumnMap
-from copersona.consent import MIN_DONORS, Policy, crossable_words, shared_words
-from copersona.corpus import Corpus, build_corpus
+from copersona.consent import Policy
 from copersona.encoders import Encoder, default_encoder, open_encoder
-from copersona.erasure import ForgetCounts
 from copersona.errors import ArtifactError, BackendError, ConfigError, DataError, NotFittedError
+from copersona.explain import trace_of
 from copersona.exporting import export_namespace
 from copersona.fitted import FittedState, MethodConfig, fit_state, from_arrays, to_arrays
+from copersona.forgetting import counted, scan
 from copersona.generation import Generator, approximate_tokens, open_generator
-from copersona.interactions import check, with_ids
+from copersona.ingestion import add_rows, encoded, ingest_rows, nameable
 from copersona.prompting import PromptConfig, render
 from copersona.records import Consent, Context, Interaction, Persona, Query, RowOutcome
 from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
 from copersona.retrieval import RetrievalConfig, rank
-from copersona.routing import borrowing_worth, own_need
 from copersona.serving import Desk
 from copersona.store import Store
 from copersona.text_items import (
@@ -48,13 +46,12 @@ from copersona.text_items import (
     items_from_arrays,
     items_to_arrays,
 )
-from copersona.unlearn import NOT_UNLEARNT, find_traces, without_user
+from copersona.unlearn import NOT_UNLEARNT, without_user
 from copersona.vectors import VectorCache
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
-_CHUNK = 5_000
 _KEPT_STATES = 2
 
 
@@ -87,6 +84,7 @@ class CoPersona:
         self._generator: Generator | None = None
         self._published: tuple[str, FittedState, TextItems] | None = None
         self._policy: tuple[int, Policy] | None = None
+        self._gone: tuple[tuple[str, int], frozenset[str]] = (("", -1), frozenset())
         self._secret = secrets.token_bytes(32)
 
     @classmethod
@@ -136,27 +134,7 @@ class CoPersona:
 
     def add(self, interactions: Iterable[Interaction]) -> list[RowOutcome]:
         """Store interactions; one outcome for each, in order. What is stored is durable."""
-        return self._add(list(interactions), Counter())
-
-    def _add(
-        self, rows: Sequence[Interaction | RowOutcome], seen: Counter[bytes]
-    ) -> list[RowOutcome]:
-        outcomes: dict[int, RowOutcome] = {}
-        good: list[tuple[int, Interaction]] = []
-        for index, row in enumerate(rows):
-            if isinstance(row, RowOutcome):
-                outcomes[index] = row
-                continue
-            try:
-                good.append((index, check(row)))
-            except DataError as error:
-                outcomes[index] = RowOutcome(index, "rejected", row.id, error.reason, error.field,
-                                             error.source or row.source, error.line)  # fmt: skip
-        ready = with_ids(self.namespace, [row for _, row in good], seen)
-        stored = self.store.add(self.namespace, ready)
-        for (index, _), outcome in zip(good, stored, strict=True):
-            outcomes[index] = replace(outcome, index=index)
-        return [outcomes[index] for index in range(len(rows))]
+        return add_rows(self.store, self.namespace, list(interactions), Counter())
 
     def ingest(
         self,
@@ -178,7 +156,9 @@ class CoPersona:
             DataError: the file as a whole cannot be read.
         """
         layout = readers.inspect(path, columns=columns, format=format, user=user)
-        return self._ingest(str(path), layout.describe(), readers.rows(layout), dry_run, progress)
+        rows = readers.rows(layout)
+        counts = ingest_rows(self.store, self.namespace, rows, dry_run=dry_run, progress=progress)
+        return IngestReport(str(path), layout.describe(), *counts, dry_run)
 
     def ingest_dataset(
         self,
@@ -189,43 +169,9 @@ class CoPersona:
         progress: Callable[[int], None] | None = None,
     ) -> IngestReport:
         """Add one of the known data sets from a folder; see `datasets.DATASETS`."""
-        return self._ingest(name, "", datasets.load(name, directory), dry_run, progress)
-
-    def _ingest(
-        self,
-        source: str,
-        guess: str,
-        rows: Iterator[Interaction | RowOutcome] | Iterator[Interaction],
-        dry_run: bool,
-        progress: Callable[[int], None] | None,
-    ) -> IngestReport:
-        counts: Counter[str] = Counter()
-        rejected: list[RowOutcome] = []
-        seen: Counter[bytes] = Counter()
-        n_read = 0
-        while chunk := list(islice(rows, _CHUNK)):
-            outcomes = self._checked(chunk) if dry_run else self._add(chunk, seen)
-            counts.update(outcome.status for outcome in outcomes)
-            rejected += [
-                replace(outcome, index=n_read + outcome.index)
-                for outcome in outcomes if outcome.status == "rejected"
-            ]  # fmt: skip
-            n_read += len(chunk)
-            if progress:
-                progress(n_read)
-        return IngestReport(source, guess, n_read, counts["stored"], counts["duplicate"],
-                            tuple(rejected), dry_run)  # fmt: skip
-
-    def _checked(self, rows: Sequence[Interaction | RowOutcome]) -> list[RowOutcome]:
-        outcomes = []
-        for index, row in enumerate(rows):
-            try:
-                outcomes.append(row if isinstance(row, RowOutcome) else
-                                RowOutcome(index, "stored", check(row).id))  # fmt: skip
-            except DataError as error:
-                outcomes.append(RowOutcome(index, "rejected", "", error.reason, error.field,
-                                           error.source, error.line))  # fmt: skip
-        return outcomes
+        rows = datasets.load(name, directory)
+        counts = ingest_rows(self.store, self.namespace, rows, dry_run=dry_run, progress=progress)
+        return IngestReport(name, "", *counts, dry_run)
 
     def correct(self, user: str, interaction_id: str, **changes: Any) -> Interaction:
         """Change one interaction of a user; its persona follows at once."""
@@ -267,9 +213,22 @@ class CoPersona:
         """Everybody's consent as it is now; read again only when something changed."""
         revision = self.store.revision(self.namespace)
         if self._policy is None or self._policy[0] != revision:
-            default = self.store.default_consent
-            self._policy = (revision, Policy(default, self.store.consents(self.namespace)))
+            default, absent = self.store.default_consent, self._absent()
+            self._policy = (revision, Policy(default, self.store.consents(self.namespace), absent))
         return self._policy[1]
+
+    def _absent(self) -> frozenset[str]:
+        """Lenders of the state in force who are in the store no longer; looked up after a forget.
+
+        Closes the gap between a tombstone and the rewritten state, also after a crash in between.
+        """
+        if self._published is None:
+            return frozenset()
+        key = (self._published[0], self.store.n_forgotten())
+        if self._gone[0] != key:
+            there = set(self.store.users(self.namespace))
+            self._gone = (key, frozenset(set(self._published[1].lenders) - there))
+        return self._gone[1]
 
     def forget(self, user: str) -> Receipt:
         """Erase a user everywhere, at once, and say what an independent scan still finds.
@@ -278,38 +237,22 @@ class CoPersona:
         """
         history = self.store.history(self.namespace, user)
         published = self._state()
-        corpus = None
-        if published and user in published[1].row_of:
-            corpus = self._desk(published).own_corpus(history)
+        is_lender = published is not None and user in published[1].row_of
+        corpus = self._desk(published).own_corpus(history) if published and is_lender else None
         counts = self.store.forget(self.namespace, user)
-        state, removed = "", []
+        version, kept = "", artifacts.versions(self._root, self.namespace)
         if published and corpus is not None:
-            old = artifacts.versions(self._root, self.namespace)
             rewritten = without_user(published[1], user, corpus)
             items = published[2].without(published[1].row_of[user])
-            state = self._publish(rewritten, items)
-            for version in old:
-                artifacts.remove(self._root, self.namespace, version)
-                removed.append(version)
-        needles = [user.encode()] + [
-            text.encode()[:200] for i in history for text in (i.response, i.id) if text
-        ]
-        found, scanned = self._scan(needles)
-        return Receipt(_counted(counts), state, tuple(removed), NOT_UNLEARNT if state else (),
-                       tuple(found), scanned)  # fmt: skip
-
-    def _scan(self, needles: Sequence[bytes]) -> tuple[list[str], int]:
-        places = [self._root] if self._root.exists() else []
-        if self.store.dialect == "sqlite":
-            base = Path(str(self.store.url).split("///", 1)[-1])
-            places += [p for p in base.parent.glob(base.name + "*") if p.is_file()]
-        found = find_traces(places, needles)
-        if found and self.store.dialect == "sqlite":
-            self.store.compact()
-            found = find_traces(places, needles)
-        scanned = sum(1 for p in places for f in ([p] if p.is_file() else p.rglob("*"))
-                      if f.is_file())  # fmt: skip
-        return found, scanned
+            version = self._publish(rewritten, items)
+        elif published:
+            version = published[0]
+        gone = tuple(old for old in kept if old != version)
+        for old in gone:
+            artifacts.remove(self._root, self.namespace, old)
+        found, scanned = scan(self.store, self._root, user, history)
+        left = NOT_UNLEARNT if version else ()
+        return Receipt(counted(counts), version, gone, left, found, scanned)
 
     # ---- fitting -------------------------------------------------------------------------------
 
@@ -326,12 +269,12 @@ class CoPersona:
             raise DataError("no interactions of users who lend: add some, or let users lend")
         spec, why = self._encoder_for(2 * len(rows))
         cache = self._cache(spec)
-        corpus = _encoded(rows, cache, progress)
+        corpus = encoded(rows, cache, progress)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             state = fit_state(
                 corpus, encoder=spec, cut=cut, config=self.config.method,
-                words_of_item=_nameable(rows), progress=progress,
+                words_of_item=nameable(rows), progress=progress,
             )  # fmt: skip
         assigned = state.facets.assign(corpus.inputs, corpus.declared)
         may_quote = np.array([policy.lends_text(i.user) for i in rows])
@@ -370,6 +313,14 @@ class CoPersona:
         )
         self._published = (version, state, items)
         return version
+
+    def state(self) -> FittedState:
+        """The fitted state in force.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        return self._required()[1]
 
     def _state(self) -> tuple[str, FittedState, TextItems] | None:
         """The state in force; a newer one of another process is picked up, a bad one refused."""
@@ -443,7 +394,7 @@ class CoPersona:
             settings = PromptConfig(**{**settings.model_dump(), "budget_tokens": budget})
         counter = self._generator.count_tokens if self._generator else approximate_tokens
         context = render(query, persona, evidence, routed, settings, counter)
-        return context, _detail(query, persona, routed, context)
+        return context, trace_of(query, persona, routed, context)
 
     def chat(
         self,
@@ -506,6 +457,8 @@ class CoPersona:
 
     def _desk(self, published: tuple[str, FittedState, TextItems]) -> Desk:
         version, state, items = published
+        if self._gone[0][0] != version:
+            self._policy = None
         return Desk(self.namespace, version, state, items, self.store, self._cache(state.encoder),
                     self.policy(), self._secret)  # fmt: skip
 
@@ -529,59 +482,3 @@ class CoPersona:
             except ArtifactError as error:
                 problems.append(str(error))
         return problems
-
-
-def _encoded(rows: Sequence[Interaction], cache: VectorCache, progress: Progress | None) -> Corpus:
-    def report(stage: str) -> Callable[[int, int], None] | None:
-        return (lambda done, total: progress(stage, done, total)) if progress else None
-
-    inputs = cache.vectors([i.input_text for i in rows], report("encoding inputs"))
-    responses = cache.vectors([i.response_text for i in rows], report("encoding responses"))
-    return build_corpus(rows, inputs, responses)
-
-
-def _nameable(rows: Sequence[Interaction]) -> list[list[str]]:
-    """Words of every input that may name a facet: used by enough different users."""
-    words = [crossable_words(i.input_text) for i in rows]
-    of_user: dict[str, set[str]] = {}
-    for interaction, found in zip(rows, words, strict=True):
-        of_user.setdefault(interaction.user, set()).update(found)
-    allowed = shared_words(of_user, MIN_DONORS)
-    limit = 0.2 * max(len(of_user), 1)
-    common = {word for word, n in allowed.items() if n > limit and n > 10}
-    return [[word for word in found if word in allowed and word not in common] for found in words]
-
-
-def _detail(query: Query, persona: Persona, routed: Array, context: Context) -> dict[str, Any]:
-    facets = [
-        {**asdict(facet), "share": round(float(routed[facet.facet]), 4),
-         "tendencies": [asdict(t) for t in facet.tendencies]}
-        for facet in persona.facets
-    ]  # fmt: skip
-    support = np.array([facet.support for facet in persona.facets])
-    before = np.array([facet.own_confidence for facet in persona.facets])
-    after = np.array([facet.confidence for facet in persona.facets])
-    abstained = np.array([bool(facet.abstained) for facet in persona.facets])
-    return {
-        "user": query.user, "text": query.text, "at": query.at, "state": persona.state,
-        "mode": persona.mode, "is_personalised": context.is_personalised,
-        "need": own_need(routed, support),
-        "worth": borrowing_worth(routed, before, after, abstained),
-        "facets": facets,
-        "parts": [
-            {"kind": part.kind, "tokens": part.tokens, "sources": list(part.sources),
-             "reason": part.reason,
-             "without": f"these {part.tokens} tokens would go, the rest would stay"}
-            for part in context.parts
-        ],
-        "evidence": [
-            {"origin": e.origin, "author": e.author, "facet": e.facet, "score": e.score,
-             "score_parts": dict(e.score_parts), "same_item": e.same_item}
-            for e in context.evidence
-        ],
-        "tokens": context.tokens, "budget_tokens": context.budget_tokens,
-    }  # fmt: skip
-
-
-def _counted(counts: ForgetCounts) -> dict[str, int]:
-    return {name: int(value) for name, value in asdict(counts).items() if name != "is_scrubbed"}

@@ -332,7 +332,7 @@ def _borrowed_tendency(facet: FacetPersona, config: PromptConfig, fence: str) ->
     own = "little" if facet.own_confidence < 0.5 else "some"
     return (
         f"In {_quote(facet.name, fence)}: {own} direct evidence; "
-        f"{_counted(n, 'similar user')} tend to: "
+        f"{_counted(n, 'similar user')} tend to show: "
         f"{'; '.join(said)} (agreement {_agreement(facet.agreement, config)})."
     )
 

@@ -164,12 +164,18 @@ def admissible(
     earlier input of that text (in an evaluation that is the answer itself); the same item where
     that is barred. Of equal texts the user's own stays, then a peer's, then the lowest id.
     """
+    asked = _plain(query.text)
     distinct: dict[tuple[str, str], Candidate] = {}
     for candidate in sorted(candidates, key=_preference):
-        if candidate.origin in config.origins and _may_be_shown(query, candidate, config):
-            row = candidate.interaction
-            distinct.setdefault((_plain(row.input), _plain(row.response)), candidate)
-    return sorted(distinct.values(), key=lambda c: (c.interaction.id, _preference(c)))
+        row = candidate.interaction
+        if candidate.origin not in config.origins or _is_newer(query, row):
+            continue
+        texts = _plain(row.input), _plain(row.response)
+        if texts in distinct or _is_the_request(query, asked, candidate, texts):
+            continue
+        if config.allow_same_item or not _is_same_item(query, row):
+            distinct[texts] = candidate
+    return sorted(distinct.values(), key=lambda candidate: candidate.interaction.id)
 
 
 def _preference(candidate: Candidate) -> tuple[Any, ...]:
@@ -179,15 +185,15 @@ def _preference(candidate: Candidate) -> tuple[Any, ...]:
     return (place, *identity, -candidate.alignment, row.at is None, row.at or 0.0, row.user)
 
 
-def _may_be_shown(query: Query, candidate: Candidate, config: RetrievalConfig) -> bool:
-    row, asked, is_own = candidate.interaction, _plain(query.text), candidate.origin == "own"
-    if query.at is not None and row.at is not None and row.at > query.at:
-        return False
-    if not is_own and row.user == query.user:
-        return False
-    if _plain(row.response_text) == asked or (is_own and _plain(row.input_text) == asked):
-        return False
-    return config.allow_same_item or not _is_same_item(query, row)
+def _is_newer(query: Query, row: Interaction) -> bool:
+    return query.at is not None and row.at is not None and row.at > query.at
+
+
+def _is_the_request(query: Query, asked: str, candidate: Candidate, texts: tuple[str, str]) -> bool:
+    given, said = texts
+    if candidate.origin == "own":
+        return asked in (given or said, said or given)
+    return asked == (said or given) or candidate.interaction.user == query.user
 
 
 def _is_same_item(query: Query, row: Interaction) -> bool:
@@ -273,14 +279,17 @@ def bm25(
         n documents -> (n,)
     """
     words = sorted(set(query_tokens))
-    counts = [Counter(tokens) for tokens in documents_tokens]
-    tf = np.array([[c[word] for word in words] for c in counts], dtype=float)
-    tf = tf.reshape(len(counts), len(words))
+    column = {word: i for i, word in enumerate(words)}
+    tf = np.zeros((len(documents_tokens), len(words)))
+    for row, tokens in zip(tf, documents_tokens, strict=True):
+        for token in tokens:
+            if token in column:
+                row[column[token]] += 1
     if document_frequency is None:
         df = (tf > 0).sum(axis=0)
     else:
         df = np.array([document_frequency.get(word, 0) for word in words], dtype=float)
-    n = max(len(counts) if n_documents is None else n_documents, df.max(initial=0))
+    n = max(len(tf) if n_documents is None else n_documents, df.max(initial=0))
     idf = np.log1p((n - df + 0.5) / (df + 0.5))
     lengths = np.array([len(tokens) for tokens in documents_tokens], dtype=float)
     norm = _K1 * (1 - _B + _B * lengths / max(lengths.mean() if len(lengths) else 0.0, 1e-9))

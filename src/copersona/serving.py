@@ -69,8 +69,9 @@ class Desk:
     def persona(self, view: UserView, instructions: Sequence[str], n_interactions: int) -> Persona:
         """A view as a record, with what can be said in words."""
         facets = tuple(self._facet(view, f, done) for f, done in enumerate(view.facets))
-        borrowed = any(not facet.abstained and facet.n_contributors for facet in facets)
-        mode = "own" if not borrowed else ("text" if len(self.items.ids) else "aggregate")
+        mode = "own"
+        if self.policy.learns(view.user):
+            mode = "text" if len(self.items.ids) else "aggregate"
         return Persona(view.user, facets, tuple(instructions), n_interactions, mode, self.version)
 
     def _facet(self, view: UserView, f: int, done: FacetCompletion) -> FacetPersona:
@@ -78,11 +79,10 @@ class Desk:
         support = view.support[f]
         said = [v.name for n, v in enumerate(views) if view.evidence.support[0, f, n] > 0]
         own = describe(done.own, views, said, contributors=0) if support > 0 else ()
-        n_contributors = 0 if done.abstained else len(done.peers.rows)
+        n_contributors = max(done.borrowed_views.values(), default=0)
         borrowed: tuple[Tendency, ...] = ()
-        if n_contributors:
-            borrowed = describe(done.completed, views, done.views_borrowed,
-                                contributors=n_contributors)  # fmt: skip
+        for view_name, n in done.borrowed_views.items():
+            borrowed += describe(done.completed, views, [view_name], contributors=n)
         models = state.models
         own_confidence = confidence_of(done.own_confidence, models)
         confidence = confidence_of(done.confidence, models)

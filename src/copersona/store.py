@@ -36,6 +36,7 @@ from copersona.schema import (
     interactions,
     namespaces,
     row_of,
+    tombstones,
     user_states,
     users,
 )
@@ -141,6 +142,12 @@ class Store:
         """How many users have interactions."""
         with self._database.viewing(namespace) as scope:
             return scope.connection.scalar(_active(scope, sa.func.count())) or 0
+
+    def n_forgotten(self) -> int:
+        """How many users were forgotten in the whole store; cheap."""
+        with self._database.viewing("") as scope:
+            count = sa.select(sa.func.count()).select_from(tombstones)
+            return scope.connection.scalar(count) or 0
 
     def n_interactions(self, namespace: str) -> int:
         """How many interactions there are."""

@@ -80,7 +80,7 @@ def build_text_items(
 
 def items_to_arrays(items: TextItems) -> dict[str, Array]:
     """As named arrays; `items_from_arrays` is the inverse."""
-    ids = np.frombuffer(json.dumps(items.ids).encode(), np.uint8)
+    ids = np.frombuffer(json.dumps(items.ids, ensure_ascii=False).encode(), np.uint8)
     return {"items.ids": ids, "items.lenders": items.lenders, "items.facets": items.facets,
             "items.vectors": items.vectors}  # fmt: skip
 
