@@ -8,7 +8,7 @@
     ├─ UnknownUserError (LookupError)  an id that is needed and is not there
     ├─ ArtifactError                   fitted state missing, damaged, foreign, of another version
     ├─ StoreError                      the database failed; cause chained
-    │  └─ MigrationError               the schema is newer than this program, or could not be upgraded
+    │  └─ MigrationError               the schema is newer than this program, or not upgradable
     └─ BackendError                    an encoder or a language model failed; cause chained
        └─ MissingExtraError (ImportError)  an optional part is missing
 

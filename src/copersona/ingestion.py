@@ -96,6 +96,8 @@ def _outcome(index: int, row: Interaction | RowOutcome) -> RowOutcome:
 
 
 def encoded(rows: Sequence[Interaction], cache: VectorCache, progress: Progress | None) -> Corpus:
+    """Interactions as a corpus; what is not in the embedding cache is encoded and kept."""
+
     def report(stage: str) -> Callable[[int, int], None] | None:
         return (lambda done, total: progress(stage, done, total)) if progress else None
 

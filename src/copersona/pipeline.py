@@ -324,18 +324,17 @@ class CoPersona:
 
     def _state(self) -> tuple[str, FittedState, TextItems] | None:
         """The state in force; a newer one of another process is picked up, a bad one refused."""
-        version = artifacts.current(self._root, self.namespace)
-        if version is None:
-            return None
-        if self._published is None or self._published[0] != version:
-            try:
-                opened = artifacts.open_version(self._root, self.namespace)
-                state = from_arrays(opened.arrays, opened.meta)
-                self._published = (version, state, items_from_arrays(opened.arrays))
-            except ArtifactError as error:
-                if self._published is None:
-                    raise
-                warnings.warn(f"still serving {self._published[0]}: {error}", stacklevel=2)
+        try:
+            version = artifacts.current(self._root, self.namespace)
+            if version is None:
+                return None
+            if self._published is None or self._published[0] != version:
+                opened = artifacts.open_version(self._root, self.namespace, version)
+                self._published = _restored(version, opened.arrays, opened.meta)
+        except ArtifactError as error:
+            if self._published is None:
+                raise
+            warnings.warn(f"still serving {self._published[0]}: {error}", stacklevel=2)
         return self._published
 
     # ---- answers -------------------------------------------------------------------------------
