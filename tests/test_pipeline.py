@@ -53,7 +53,8 @@ def cp(template: Path, tmp_path: Path) -> Iterator[CoPersona]:
 
 
 def newcomer(cp: CoPersona, user: str = "newcomer") -> list[str]:
-    rows = [Interaction(user, DINNER, text) for text in METRIC]
+    asked = ("Which dish do you cook?", "What is in your oven?", "How do you cook for guests?")
+    rows = [Interaction(user, q, text) for q, text in zip(asked, METRIC, strict=True)]
     return [outcome.id for outcome in cp.add(rows)]
 
 
@@ -175,7 +176,7 @@ def test_fitting_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_a_stranger_gets_the_prior_with_confidence_0(cp: CoPersona) -> None:
     persona = cp.persona("nobody")
-    assert (persona.n_interactions, persona.mode) == (0, "own")
+    assert persona.n_interactions == 0
     for facet in persona.facets:
         assert (facet.support, facet.own_confidence, facet.confidence) == (0, 0, 0)
         assert (facet.n_contributors, facet.tendencies) == (0, ())

@@ -285,7 +285,11 @@ def chat(  # noqa: PLR0913  one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Answer one request, or every line of standard input, with the personalised model."""
-    asked = {"instruction": instruction, "item": item, "budget_tokens": budget}
+    asked: dict[str, Any] = {
+        "instruction": instruction,
+        "item": item,
+        "budget_tokens": budget,
+    }
     with _session(ctx).open() as engine:
         for line in terminal.typed_lines() if text is None else [text]:
             _check(user, line)

@@ -14,7 +14,7 @@ import secrets
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -236,7 +236,10 @@ class CoPersona:
         Source: product rule: tombstone first, then rows, then every kept fitted state.
         """
         history = self.store.history(self.namespace, user)
-        published = self._state()
+        try:
+            published = self._state()
+        except ArtifactError:  # damaged: nothing to rewrite, and deleted below like any other
+            published = None
         is_lender = published is not None and user in published[1].row_of
         corpus = self._desk(published).own_corpus(history) if published and is_lender else None
         counts = self.store.forget(self.namespace, user)
@@ -311,7 +314,8 @@ class CoPersona:
         version = artifacts.publish(
             self._root, self.namespace, {**arrays, **items_to_arrays(items)}, meta
         )
-        self._published = (version, state, items)
+        # As every later reader sees it: rounded as stored.
+        self._published = _restored(version, {**arrays, **items_to_arrays(items)}, meta)
         return version
 
     def state(self) -> FittedState:
@@ -481,3 +485,9 @@ class CoPersona:
             except ArtifactError as error:
                 problems.append(str(error))
         return problems
+
+
+def _restored(
+    version: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
+) -> tuple[str, FittedState, TextItems]:
+    return version, from_arrays(arrays, meta), items_from_arrays(arrays)

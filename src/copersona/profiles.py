@@ -29,6 +29,8 @@ Array = NDArray[Any]
 DEFAULT_KAPPA = 20.0
 """Noise over signal assumed where too few users repeat themselves to measure it."""
 _MIN_USERS = 5
+_HALF_TRUST = 10.0
+"""Interactions at which a user's mean gets half of the weight in a mean over users."""
 
 
 class ProfileConfig(BaseModel):
@@ -242,8 +244,9 @@ class _Moments:
         n_users, n_facets = support.shape
         counts = np.zeros((n_users, n_facets))
         np.add.at(counts, (users, facets), 1)
-        weight = np.maximum(counts.sum(axis=0), 1)
-        center = (means * counts[..., None]).sum(axis=0) / weight[:, None]
+        trust = counts / (counts + _HALF_TRUST)  # a mean over users, not over interactions
+        weight = np.maximum(trust.sum(axis=0), 1e-9)
+        center = (means * trust[..., None]).sum(axis=0) / weight[:, None]
         centred = np.where(counts[..., None] > 0, means - center, 0).astype(np.float64)
         squares = np.bincount(
             users.astype(np.int64) * n_facets + facets,
@@ -301,7 +304,7 @@ class _Moments:
         product = (a * b).sum(axis=1)
         if f == g:
             product = (n**2 * product - self.squares[usable, f]) / (n * (n - 1))
-        weight = 1 / ((1 + 10 / n) * (1 + 10 / k))
+        weight = n / (n + _HALF_TRUST) * k / (k + _HALF_TRUST)
         return float((weight * product).sum() / weight.sum() / self.center.shape[1])
 
 

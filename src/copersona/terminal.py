@@ -137,6 +137,7 @@ def say_ingested(report: IngestReport, *, as_json: bool, dry_run: bool) -> None:
 
 def say_fitted(report: FitReport, *, as_json: bool) -> None:
     """Print what a fit found."""
+    notice(report.encoder)
     for warning in report.warnings:
         notice(f"warning: {warning}")
     if as_json:
@@ -175,9 +176,9 @@ def say_models(found: Sequence[ModelStatus], *, as_json: bool) -> None:
         say_json([plain(status.model) | {"path": plain(status.path)} for status in found])
         return
     rows = (
-        (status.model.name, _yes_no(status.path is not None), status.model.licence)
-        + (status.model.purpose,)
+        (one.name, _yes_no(status.path is not None), one.licence, one.purpose)
         for status in found
+        for one in [status.model]
     )
     say_table(("name", "installed", "licence", "purpose"), rows)
 
