@@ -8,6 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import copersona
+from copersona import CoPersona, CoPersonaConfig, Interaction, artifacts
+from copersona.errors import (
+    ArtifactError,
+    BackendError,
+    ConfigError,
+    DataError,
+    NotFittedError,
+    UnknownUserError,
+)
+from copersona.prompting import PromptConfig
 from demo_people import (
     DINNER,
     JOURNEY,
@@ -21,18 +33,6 @@ from demo_people import (
     opened,
     shown,
 )
-
-import copersona
-from copersona import CoPersona, CoPersonaConfig, Interaction, artifacts
-from copersona.errors import (
-    ArtifactError,
-    BackendError,
-    ConfigError,
-    DataError,
-    NotFittedError,
-    UnknownUserError,
-)
-from copersona.prompting import PromptConfig
 
 METRIC = [
     "180 °C, 40 min. 250 g flour, 5 g salt. Done.",

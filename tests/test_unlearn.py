@@ -7,11 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo_people import DINNER, JOURNEY, OWNER, SECRET, USERS, copied, fitted, opened, peers_of
 
 from copersona import CoPersona, Interaction, artifacts
 from copersona.errors import DataError, NotFittedError, UnknownUserError
 from copersona.unlearn import NOT_UNLEARNT, find_traces, without_user
+from demo_people import (
+    DINNER,
+    JOURNEY,
+    OWNER,
+    ROWS,
+    SECRET,
+    USERS,
+    copied,
+    fitted,
+    opened,
+    peers_of,
+)
 
 PLANTED = "quillon-0417"
 WORDS = ["Braised ostrich neck, 163 minutes, no lid.", "Ostrich again: 7 onions, 2 l stock.",
@@ -80,7 +91,7 @@ def test_a_forgotten_user_is_a_stranger(cp: CoPersona) -> None:
     assert cp.persona(PLANTED).facets == cp.persona("nobody").facets
     assert cp.persona(PLANTED).instructions == ()
     assert not cp.prompt(PLANTED, DINNER).is_personalised
-    assert PLANTED not in cp.state.lenders
+    assert PLANTED not in cp.state().lenders
     for user in ("ines", "kofi", "vera"):
         assert PLANTED not in peers_of(cp, user)
         assert "strich" not in str(cp.prompt(user, "Do you cook ostrich?").messages[:-1])
@@ -101,10 +112,10 @@ def test_adding_a_forgotten_user_again_is_refused(cp: CoPersona) -> None:
 
 def test_every_other_process_loses_the_user_at_once(cp: CoPersona, tmp_path: Path) -> None:
     with opened(tmp_path / "copy") as reader:
-        assert PLANTED in reader.state.lenders
+        assert PLANTED in reader.state().lenders
         receipt = cp.forget(PLANTED)
         assert reader.persona("kofi").state == receipt.state
-        assert PLANTED not in reader.state.lenders
+        assert PLANTED not in reader.state().lenders
 
 
 def test_a_user_who_is_only_in_an_older_state_is_gone_from_it_too(
@@ -151,7 +162,7 @@ def test_a_secret_goes_with_its_owner(cp: CoPersona, tmp_path: Path) -> None:
 
 
 def test_without_user_takes_one_lender_out_of_every_array(cp: CoPersona) -> None:
-    state = cp.state
+    state = cp.state()
     row = state.row_of[PLANTED]
     published = cp._required()
     history = cp._desk(published).own_corpus(cp.store.history("default", PLANTED))
@@ -168,14 +179,16 @@ def test_without_user_takes_one_lender_out_of_every_array(cp: CoPersona) -> None
 
 
 def test_without_user_subtracts_the_items_of_one_user(cp: CoPersona) -> None:
-    state = cp.state
-    history = cp._desk(cp._required()).own_corpus(cp.store.history("default", PLANTED))
-    left = without_user(state, PLANTED, history)
-    item = state.residuals.item_rows["dinner-9"]
-    assert state.residuals.item_counts[item].max() == 3
-    np.testing.assert_array_equal(left.residuals.item_counts[item], 0)
-    np.testing.assert_allclose(left.residuals.item_sums[item], 0, atol=1e-4)
-    others = np.arange(len(state.residuals.item_sums)) != item
+    state = cp.state()
+    user = next(row["user"] for row in ROWS if row.get("item") in state.residuals.item_rows)
+    history = cp._desk(cp._required()).own_corpus(cp.store.history("default", user))
+    left = without_user(state, user, history)
+    rows = [state.residuals.item_rows[i] for i in history.items if i in state.residuals.item_rows]
+    before, after = state.residuals.item_counts, left.residuals.item_counts
+    np.testing.assert_array_equal(before[rows].max(axis=1) - after[rows].max(axis=1), 1)
+    assert (state.residuals.item_sums[rows] != left.residuals.item_sums[rows]).any()
+    others = np.setdiff1d(np.arange(len(before)), rows)
+    np.testing.assert_array_equal(after[others], before[others])
     np.testing.assert_array_equal(
         left.residuals.item_sums[others], state.residuals.item_sums[others]
     )
@@ -183,7 +196,8 @@ def test_without_user_subtracts_the_items_of_one_user(cp: CoPersona) -> None:
 
 def test_a_user_who_lends_nothing_changes_no_state(cp: CoPersona) -> None:
     history = cp._desk(cp._required()).own_corpus([])
-    assert without_user(cp.state, "nobody", history) is cp.state
+    state = cp.state()
+    assert without_user(state, "nobody", history) is state
 
 
 def test_raw_bytes_are_found_wherever_they_are(tmp_path: Path) -> None:

@@ -242,12 +242,18 @@ class RowMapper:
             facet=_text(row, columns.facet, "facet").strip() or None,
             thread=_text(row, columns.thread, "thread").strip() or None,
             metadata=self._metadata(row),
-            source=self.source,
+            source=self._source(row),
             id=_text(row, columns.id, "id").strip(),
         )
 
+    def _source(self, row: Row) -> str | None:
+        """Where the row says it came from, as our own exports do; else the file."""
+        named = None if "source" in self._claimed else row.get("source")
+        return named if isinstance(named, str) and named else self.source
+
     def _metadata(self, row: Row) -> dict[str, object]:
         unused = {name: value for name, value in row.items() if name not in self._claimed}
+        unused.pop("source", None)
         own = unused.pop("metadata", None)
         if isinstance(own, Mapping):
             unused.update(own)

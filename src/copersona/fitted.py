@@ -413,7 +413,7 @@ def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
     for name in _CALIBRATION_ARRAYS:
         arrays[f"calibration.{name}"] = getattr(state.calibration, name)
     for view in state.models:
-        for name in ("center", "noise", "signal"):
+        for name in _MODEL_ARRAYS:
             arrays[f"model.{view.view.name}.{name}"] = getattr(view, name)
     meta = {
         "config": state.config.model_dump(),
@@ -433,6 +433,7 @@ def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
 
 _RESIDUAL_ARRAYS = ("center", "weights", "basis", "facet_means", "location", "scale", "item_sums",
                     "item_counts", "item_shrinkage")  # fmt: skip
+_MODEL_ARRAYS = ("center", "noise", "signal", "scales", "scale_weights")
 _CALIBRATION_ARRAYS = ("edges", "slope", "explained", "lower", "agreement_floor")
 
 
@@ -475,6 +476,8 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
             arrays[f"model.{view.name}.noise"].astype(float),
             arrays[f"model.{view.name}.signal"].astype(float),
             assumed,
+            arrays[f"model.{view.name}.scales"].astype(float),
+            arrays[f"model.{view.name}.scale_weights"].astype(float),
         )
         for view, assumed in zip(views, meta["is_assumed"], strict=True)
     )

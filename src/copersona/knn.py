@@ -112,8 +112,9 @@ def _approximate(
     for start in range(0, len(queries), 10_000):
         part = slice(start, start + 10_000)
         found = index.search(queries[part], k)
-        keys = usable[np.asarray(found.keys, np.int64)]
-        similarity = 1 - np.asarray(found.distances, np.float32)
+        # usearch answers a single query with flat arrays
+        keys = usable[np.atleast_2d(np.asarray(found.keys, np.int64))]
+        similarity = 1 - np.atleast_2d(np.asarray(found.distances, np.float32))
         similarity[keys == barred[part, None]] = -np.inf
         order = np.lexsort((keys, -similarity), axis=1)[:, : rows.shape[1]]
         keys = np.take_along_axis(keys, order, axis=1)

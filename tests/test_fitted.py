@@ -1,0 +1,201 @@
+"""The whole method on planted worlds: what it must find, what it must not, and degenerate cases."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from copersona import artifacts
+from copersona.completion import MaskedFacet
+from copersona.corpus import Corpus, restrict_users
+from copersona.errors import ArtifactError, DataError
+from copersona.facets import FacetConfig
+from copersona.fitted import (
+    FittedState,
+    MethodConfig,
+    UserView,
+    fit_state,
+    from_arrays,
+    mask_facets,
+    to_arrays,
+)
+from copersona.profiles import LowSupportWarning
+from copersona.residuals import ResidualConfig
+from copersona.testing import World, WorldSpec, planted_world, reorder_users
+
+Array = NDArray[Any]
+
+MISLEADING = WorldSpec(
+    n_users=320, links=(0, 0, 1, 1), missing=0.3, skew=1.0, per_facet=5, noise=0.4
+)
+"""Facets 0 and 1 share a group, 2 and 3 another; who is alike overall is alike where both are
+active, which says nothing of the other pair."""
+N_TRAIN = 240
+
+
+def everybody(user: str) -> bool:
+    return True
+
+
+def fit(corpus: Corpus, n_facets: int = 4) -> FittedState:
+    config = MethodConfig(facets=FacetConfig(n_facets=n_facets), residuals=ResidualConfig(dim=12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LowSupportWarning)
+        return fit_state(corpus, encoder="planted", cut=2e9, config=config)
+
+
+@cache
+def world(spec: WorldSpec = MISLEADING) -> World:
+    return planted_world(spec)
+
+
+def part(spec: WorldSpec, first: int, last: int) -> Corpus:
+    rows = np.arange(spec.n_users)
+    return restrict_users(world(spec).corpus, (rows >= first) & (rows < last))
+
+
+@cache
+def trained(spec: WorldSpec = MISLEADING, n_facets: int = 4) -> FittedState:
+    return fit(part(spec, 0, N_TRAIN), n_facets)
+
+
+def persona(state: FittedState, corpus: Corpus, user: int, **options: Any) -> UserView:
+    alone = restrict_users(corpus, np.arange(corpus.n_users) == user)
+    options.setdefault("may_lend", everybody)
+    return state.view(corpus.user_ids[user], state.evidence_of(alone), **options)
+
+
+def completed(view: UserView) -> Array:
+    return np.stack([facet.completed for facet in view.facets])
+
+
+def masked_r2(state: FittedState, masked: Sequence[MaskedFacet], *, borrows: bool) -> float:
+    text = state.models[0].view.slice
+    truth = np.stack([m.truth[text] for m in masked])
+    guess = np.stack([m.own[text] for m in masked])
+    if borrows:
+        slopes = [state.calibration.at(m.alignment)[0][0] for m in masked]
+        guess = guess + np.stack([s * m.offered[text] for s, m in zip(slopes, masked, strict=True)])
+    return float(1 - ((truth - guess) ** 2).sum() / (truth**2).sum())
+
+
+def global_r2(spec: WorldSpec) -> float:
+    """The same task for F = 1: an own facet hidden, completed from the rest of the history."""
+    state, corpus = trained(spec, 1), part(spec, N_TRAIN, spec.n_users)
+    facets = world(spec).facets[world(spec).corpus.users >= N_TRAIN]
+    text, left, total = state.models[0].view.slice, 0.0, 0.0
+    for user in range(corpus.n_users):
+        for f in range(spec.n_facets):
+            mine = corpus.users == user
+            hidden = mine & (facets == f)
+            if hidden.sum() < 4 or hidden.sum() == mine.sum():
+                continue
+            truth = state.evidence_of(corpus.take(hidden)).means[user, 0, text]
+            truth = truth - state.models[0].center[0]
+            guess = completed(persona(state, corpus.take(mine & ~hidden), user))[0, text]
+            left, total = left + ((truth - guess) ** 2).sum(), total + (truth**2).sum()
+    return float(1 - left / total)
+
+
+def test_facet_peers_beat_self_completion_and_global_peers_where_similarity_misleads() -> None:
+    state = trained()
+    evidence = state.evidence_of(part(MISLEADING, N_TRAIN, 320))
+    masked = mask_facets(state, evidence, exclude_self=False)
+    found = masked_r2(state, masked, borrows=True)
+    assert found > masked_r2(state, masked, borrows=False) + 0.2
+    whole = replace(state, transfer=np.tile([1.0, 0, 0, 0, 0], (4, 1)))
+    by_whole_user = mask_facets(whole, evidence, exclude_self=False)
+    assert found > masked_r2(whole, by_whole_user, borrows=True) + 0.1
+    assert found > global_r2(MISLEADING) + 0.2
+
+
+def test_in_a_world_of_one_tendency_facets_win_nothing() -> None:
+    spec = WorldSpec(n_users=320, n_facets=3, links=(0, 0, 0), shared=1.0, noise=0.4)
+    state = trained(spec, 3)
+    evidence = state.evidence_of(part(spec, N_TRAIN, 320))
+    masked = mask_facets(state, evidence, exclude_self=False)
+    by_facet, by_self = (masked_r2(state, masked, borrows=b) for b in (True, False))
+    assert by_facet == pytest.approx(by_self, abs=0.06)
+    assert by_facet == pytest.approx(global_r2(spec), abs=0.06)
+
+
+def test_what_is_published_and_opened_gives_the_same_persona(tmp_path: Path) -> None:
+    state, corpus = trained(), part(MISLEADING, 0, 320)
+    arrays, meta = to_arrays(state)
+    artifacts.publish(tmp_path, "world", arrays, meta)
+    opened = artifacts.open_version(tmp_path, "world")
+    again = from_arrays(opened.arrays, opened.meta)
+    for user in (0, 17, 250, 319):
+        before, after = persona(state, corpus, user), persona(again, corpus, user)
+        np.testing.assert_allclose(completed(after), completed(before), atol=1e-4)
+        for a, b in zip(before.facets, after.facets, strict=True):
+            assert a.abstained == b.abstained
+            assert a.peers.rows.tolist() == b.peers.rows.tolist()
+    del arrays["transfer"]
+    with pytest.raises(ArtifactError, match="transfer"):
+        from_arrays(arrays, meta)
+
+
+def test_a_persona_does_not_depend_on_the_order_of_users_or_rows() -> None:
+    state, corpus = trained(), part(MISLEADING, N_TRAIN, 320)
+    order = np.random.default_rng(0).permutation(corpus.n_users)
+    moved = reorder_users(corpus, order)
+    shuffled = moved.take(np.random.default_rng(1).permutation(len(moved)))
+    before, after = state.evidence_of(corpus), state.evidence_of(shuffled)
+    np.testing.assert_allclose(after.means, before.means[order], atol=1e-5)
+    for row in (0, 5, 40):
+        one = completed(persona(state, corpus, int(order[row])))
+        np.testing.assert_allclose(completed(persona(state, shuffled, row)), one, atol=1e-4)
+
+
+def test_nobody_and_nothing_to_fit_on_is_an_error() -> None:
+    nobody = world().corpus.take(np.zeros(len(world().corpus), bool))
+    with pytest.raises(DataError, match="nothing to fit on"):
+        fit(nobody)
+
+
+def test_without_evidence_the_persona_is_the_prior() -> None:
+    empty = part(MISLEADING, 300, 301).take(np.zeros(0, int))
+    view = persona(trained(), empty, 0)
+    assert not completed(view).any()
+    assert all((facet.confidence == 0).all() and facet.abstained for facet in view.facets)
+
+
+def test_confidence_is_below_one_and_switched_off_borrows_nothing() -> None:
+    state, corpus = trained(), part(MISLEADING, N_TRAIN, 320)
+    for user in range(20):
+        for facet in persona(state, corpus, user).facets:
+            assert ((facet.confidence >= 0) & (facet.confidence < 1)).all()
+        for options in ({"learns": False}, {"may_lend": lambda user: False}):
+            view = persona(state, corpus, user, **options)
+            assert all(facet.abstained and not facet.borrowed_views for facet in view.facets)
+            np.testing.assert_array_equal(completed(view), [f.own for f in view.facets])
+
+
+@pytest.mark.parametrize("kind", ["one row", "one user", "identical users", "zero vectors"])
+def test_degenerate_populations_fit_and_answer(kind: str) -> None:
+    corpus = part(MISLEADING, 0, 12)
+    if kind == "one row":
+        corpus = restrict_users(corpus, np.arange(12) == 0).take(np.array([0]))
+    elif kind == "one user":
+        corpus = restrict_users(corpus, np.arange(12) == 0)
+    elif kind == "identical users":
+        rows = np.flatnonzero(corpus.users == 0)
+        corpus = replace(
+            corpus.take(np.tile(rows, 12)),
+            users=np.repeat(np.arange(12, dtype=np.int32), len(rows)),
+        )
+    else:
+        corpus = replace(corpus, inputs=corpus.inputs * 0, responses=corpus.responses * 0)
+    for n_facets in (1, 4):
+        view = persona(fit(corpus, n_facets), corpus, 0)
+        assert np.isfinite(completed(view)).all()
+        assert all(np.isfinite(facet.confidence).all() for facet in view.facets)
