@@ -433,7 +433,7 @@ def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
 
 _RESIDUAL_ARRAYS = ("center", "weights", "basis", "facet_means", "location", "scale", "item_sums",
                     "item_counts", "item_shrinkage")  # fmt: skip
-_MODEL_ARRAYS = ("center", "noise", "signal", "scales", "scale_weights")
+_MODEL_ARRAYS = ("center", "noise", "signal")
 _CALIBRATION_ARRAYS = ("edges", "slope", "explained", "lower", "agreement_floor")
 
 
@@ -476,8 +476,6 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
             arrays[f"model.{view.name}.noise"].astype(float),
             arrays[f"model.{view.name}.signal"].astype(float),
             assumed,
-            arrays[f"model.{view.name}.scales"].astype(float),
-            arrays[f"model.{view.name}.scale_weights"].astype(float),
         )
         for view, assumed in zip(views, meta["is_assumed"], strict=True)
     )

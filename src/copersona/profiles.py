@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,6 @@ Array = NDArray[Any]
 
 DEFAULT_KAPPA = 20.0
 """Noise over signal assumed where too few users repeat themselves to measure it."""
-SCALES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-"""How much more or less than the average user some vary; the shares are learnt."""
 _MIN_USERS = 5
 _HALF_TRUST = 10.0
 """Interactions at which a user's mean gets half of the weight in a mean over users."""
@@ -129,8 +127,7 @@ class ViewModel:
 
     Shapes:
         center (n_facets, n_columns_of_view) · noise (n_facets,): σ_f² · signal (n_facets,
-        n_facets): Σ, positive semi-definite · scales, scale_weights (n_scales,): how much more or
-        less than Σ some users vary, with shares; their mean is 1, so Σ stays the covariance.
+        n_facets): Σ, positive semi-definite.
     """
 
     view: View
@@ -138,8 +135,6 @@ class ViewModel:
     noise: Array
     signal: Array
     is_assumed: bool = False
-    scales: Array = field(default_factory=lambda: np.ones(1))
-    scale_weights: Array = field(default_factory=lambda: np.ones(1))
 
     @property
     def kappa(self) -> Array:
@@ -158,67 +153,30 @@ class ViewModel:
         return np.asarray(vector if vector.sum() >= 0 else -vector)
 
     def posterior(self, support: Array, means: Array) -> Posterior:
-        """Estimate of every tendency from own evidence, averaged over the scales.
+        """Best linear estimate of every tendency from own evidence.
 
         Shapes:
             support (n_users, n_facets) · means (n_users, n_facets, n_columns_of_view), centred
 
-        Source: method step 2 for one scale. Ours: people differ in how far from the crowd they
-        are, and one interaction shows much of it; each user's scale is inferred with the rest.
+        Source: method step 2. The leave-one-facet-out estimate is read off the same inverse:
+        θ̂^(−f) = m_f − [K⁻¹m]_f / [K⁻¹]_ff with K = Σ + diag(σ²/n).
         """
-        parts = [self._linear(support, means, scale) for scale in self.scales.tolist()]
-        seen = support > 0
-        log_weights = np.log(np.maximum(self.scale_weights, 1e-12))
-        score = np.stack([part.score for part in parts], axis=-1) + log_weights
-        unseen = np.stack([part.without for part in parts], axis=-1) + log_weights
-        everywhere = _softmax(score)[:, None, :].repeat(support.shape[1], axis=1)
-        elsewhere = np.where(seen[..., None], _softmax(unseen), everywhere)
-        theta, variance = _mixed(
-            everywhere, [p.posterior.theta for p in parts], [p.posterior.variance for p in parts]
-        )
-        others, others_variance = _mixed(
-            elsewhere,
-            [p.posterior.others for p in parts],
-            [p.posterior.others_variance for p in parts],
-        )
-        prior = np.diag(self.signal)
-        return Posterior(
-            theta, np.minimum(variance, prior), others, np.minimum(others_variance, prior)
-        )
-
-    def scored(self, support: Array, means: Array) -> Array:
-        """Log likelihood of every user's own evidence under each scale: (n_users, n_scales)."""
-        parts = [self._linear(support, means, scale) for scale in self.scales.tolist()]
-        return np.stack([part.score for part in parts], axis=-1)
-
-    def _linear(self, support: Array, means: Array, scale: float) -> _Linear:
-        """Best linear estimate with the covariance `scale`·Σ.
-
-        The leave-one-facet-out estimate is read off the same inverse:
-        θ̂^(−f) = m_f − [K⁻¹m]_f / [K⁻¹]_ff with K = scale·Σ + diag(σ²/n).
-        """
-        signal, n_columns = scale * self.signal, means.shape[2]
         root = np.sqrt(support / self.noise)
-        inner = np.eye(len(self.noise)) + root[:, :, None] * signal * root[:, None, :]
+        inner = np.eye(len(self.noise)) + root[:, :, None] * self.signal * root[:, None, :]
         inverse = root[:, :, None] * np.linalg.inv(inner) * root[:, None, :]
         seen = support > 0
-        shown = np.where(seen[..., None], means, 0)
-        solved = inverse @ shown
-        theta = signal @ solved
-        explained = np.einsum("fg,ugh,hf->uf", signal, inverse, signal, optimize=True)
-        prior = np.diag(signal)
+        solved = inverse @ np.where(seen[..., None], means, 0)
+        theta = self.signal @ solved
+        explained = np.einsum("fg,ugh,hf->uf", self.signal, inverse, self.signal, optimize=True)
+        prior = np.diag(self.signal)
         own = np.where(seen, np.diagonal(inverse, axis1=1, axis2=2), 1.0)
         others = np.where(seen[..., None], means - solved / own[..., None], theta)
-        spread = np.where(
+        others_variance = np.where(
             seen, 1 / own - self.noise / np.where(seen, support, 1), prior - explained
         )
-        posterior = Posterior(
-            theta, np.clip(prior - explained, 0, prior), others, np.clip(spread, 0, prior)
+        return Posterior(
+            theta, np.clip(prior - explained, 0, prior), others, np.clip(others_variance, 0, prior)
         )
-        fit = (shown * solved).sum(axis=(1, 2)) + n_columns * np.linalg.slogdet(inner)[1]
-        miss = ((shown - others) ** 2).sum(axis=2) * own - n_columns * np.log(own)
-        score = -0.5 * fit
-        return _Linear(posterior, score, score[:, None] + 0.5 * miss)
 
 
 @dataclass(frozen=True)
@@ -238,55 +196,6 @@ class Posterior:
     variance: Array
     others: Array
     others_variance: Array
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """One scale's estimates.
-
-    Shapes:
-        score (n_users,): log likelihood of the user's evidence up to a constant of the user ·
-        without (n_users, n_facets): the same without one facet's evidence
-    """
-
-    posterior: Posterior
-    score: Array
-    without: Array
-
-
-def _softmax(scores: Array) -> Array:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def _mixed(
-    weights: Array, means: Sequence[Array], variances: Sequence[Array]
-) -> tuple[Array, Array]:
-    """Mean and variance (per column) of a mixture; weights (n_users, n_facets, n_scales)."""
-    mean = sum(weights[..., s, None] * m for s, m in enumerate(means))
-    spread = [((m - mean) ** 2).mean(axis=-1) for m in means]
-    variance = sum(weights[..., s] * (variances[s] + spread[s]) for s in range(len(means)))
-    return np.asarray(mean), np.asarray(variance)
-
-
-def _with_scales(model: ViewModel, support: Array, means: Array) -> ViewModel:
-    """The model with shares of users at each of `SCALES`, by expectation maximisation.
-
-    With a single column, or few users, scales cannot be told apart and Σ stays as it is.
-    """
-    users = (support > 0).any(axis=1)
-    if means.shape[2] < 4 or users.sum() < 50 or model.is_assumed:
-        return model
-    rows = np.flatnonzero(users)[:: max(1, int(users.sum()) // 20_000)]
-    shown = np.where(support[rows, :, None] > 0, means[rows] - model.center, 0)
-    wide = replace(model, scales=np.array(SCALES), scale_weights=np.ones(len(SCALES)))
-    scores = wide.scored(support[rows].astype(np.float64), shown)
-    shares = np.full(len(SCALES), 1 / len(SCALES))
-    for _ in range(50):
-        shares = _softmax(scores + np.log(np.maximum(shares, 1e-12))).mean(axis=0)
-    mean = float(shares @ np.array(SCALES))
-    return replace(wide, scales=np.array(SCALES) / mean, scale_weights=shares,
-                   signal=model.signal)  # fmt: skip
 
 
 def fit_view_models(
@@ -317,8 +226,7 @@ def fit_view_models(
             evidence.support[..., number],
             evidence.means[..., view.slice],
         )
-        support, means = evidence.support[..., number], evidence.means[..., view.slice]
-        models.append(_with_scales(moments.model(view, config), support, means))
+        models.append(moments.model(view, config))
     return tuple(models)
 
 
