@@ -1,8 +1,12 @@
 """Masked-facet R² of every comparator on the real data sets; prints Markdown.
 
-python benchmarks/masked_facets.py DATA_DIR [NAME…]   (rows are read at run time, nothing is kept)
+python benchmarks/masked_facets.py DATA_DIR [--penalty P] [NAME…]
+
+Two tables a view: histories cut short to 1, 2, 4, 8, 16 interactions or not at all, and full ones.
+Rows are read at run time, nothing is kept.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -16,6 +20,8 @@ from copersona.errors import DataError
 from copersona.evaluation.masked import COMPARATORS, score_masked
 from copersona.fitted import MethodConfig
 from copersona.interactions import check, with_ids
+from copersona.masking import CAPS
+from copersona.residuals import ResidualConfig
 
 NAMES = (
     "blog_authorship_adults",
@@ -24,7 +30,8 @@ NAMES = (
     "acl_anthology",
     "amazon_2023_multicategory_sample",
 )
-BUCKETS = ((0, 4), (4, 10), (10, 30), (30, np.inf))
+SHORT = ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, np.inf))
+FULL = ((0, 4), (4, 10), (10, 30), (30, np.inf))
 
 
 def corpus_of(name, directory, encoder):
@@ -43,38 +50,43 @@ def corpus_of(name, directory, encoder):
     return build_corpus(rows, vectors[place[::2]], vectors[place[1::2]])
 
 
-def main() -> None:
-    directory, names = Path(sys.argv[1]), sys.argv[2:] or NAMES
-    encoder = open_encoder("static")
-    for name in names:
-        start = time.perf_counter()
-        corpus = corpus_of(name, directory, encoder)
-        results = score_masked(corpus, encoder="static", config=MethodConfig())
-        seconds = time.perf_counter() - start
+def table(scores, buckets) -> None:
+    head = [f"{a + 1}–{b:g} own" if b > a + 1 else f"{b} own" for a, b in buckets]
+    parts = [(scores.n_elsewhere > a) & (scores.n_elsewhere <= b) for a, b in buckets]
+    print("| comparator | R² | R² / ceiling | slope | " + " | ".join(head) + " |")
+    print("|---|---|---|---|" + "---|" * len(head))
+    print("| *masked facets* | | | | " + " | ".join(f"*{rows.sum()}*" for rows in parts) + " |")
+    for name in COMPARATORS:
+        cells = [f"{scores.explained(name, r):.4f}" if r.sum() >= 30 else "–" for r in parts]
         print(
-            f"\n**{name}**: {corpus.n_users:,} users, {len(corpus):,} interactions, {seconds:.0f} s"
+            f"| {name} | {scores.explained(name):.4f} | {scores.over_ceiling(name):.3f} | "
+            f"{scores.slope(name):.2f} | " + " | ".join(cells) + " |"
         )
-        for scores in results:
-            print(
-                f"\nview *{scores.view}*, {len(scores.truth):,} masked facets, "
-                f"borrowed in {scores.borrowed.mean():.0%}\n"
-            )
-            head = [f"{a}–{b:g} own" for a, b in BUCKETS]
-            print("| comparator | R² | R² / ceiling | slope | " + " | ".join(head) + " |")
-            print("|---|---|---|---|" + "---|" * len(head))
-            for comparator in COMPARATORS:
-                cells = [
-                    f"{scores.explained(comparator, rows):.4f}" if rows.sum() >= 30 else "–"
-                    for a, b in BUCKETS
-                    for rows in [(scores.n_elsewhere > a) & (scores.n_elsewhere <= b)]
-                ]
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("directory", type=Path)
+    words.add_argument("names", nargs="*", default=NAMES)
+    words.add_argument("--penalty", type=float, help="ridge penalty instead of the cross-fitted")
+    given = words.parse_args()
+    residuals = ResidualConfig(ridges=(given.penalty,)) if given.penalty else ResidualConfig()
+    config = MethodConfig(residuals=residuals)
+    encoder = open_encoder("static")
+    for name in given.names:
+        corpus = corpus_of(name, given.directory, encoder)
+        print(f"\n**{name}**: {corpus.n_users:,} users, {len(corpus):,} interactions")
+        for caps, buckets, what in ((CAPS, SHORT, "cut short"), ((None,), FULL, "full histories")):
+            start = time.perf_counter()
+            results = score_masked(corpus, encoder="static", config=config, caps=caps)
+            print(f"\n*{what}*, five folds in {time.perf_counter() - start:.0f} s")
+            for scores in results:
                 print(
-                    f"| {comparator} | {scores.explained(comparator):.4f} | "
-                    f"{scores.over_ceiling(comparator):.3f} | {scores.slope(comparator):.2f} | "
-                    + " | ".join(cells)
-                    + " |"
+                    f"\nview *{scores.view}*, {len(scores.truth):,} masked facets, "
+                    f"borrowed in {scores.borrowed.mean():.0%}\n"
                 )
-        sys.stdout.flush()
+                table(scores, buckets)
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,16 @@ from decimal import Decimal
 
 import pytest
 
-from copersona.columns import ColumnMap, RowMapper, as_text, guess_columns
+from copersona.columns import (
+    ColumnMap,
+    RowMapper,
+    as_text,
+    exported,
+    guess_columns,
+    is_own_export,
+)
 from copersona.errors import DataError
+from copersona.records import Interaction
 
 
 def guessed(row: dict[str, object], given: ColumnMap | None = None) -> ColumnMap:
@@ -127,6 +135,27 @@ def test_the_products_own_export_reads_back_with_its_ids() -> None:
         "t9",
         {"shop": "x"},
     )
+
+
+def test_a_row_of_our_own_export_is_known_and_taken_to_the_letter() -> None:
+    row: dict[str, object] = {
+        "id": " k ", "user": "a ", "input": "", "response": " no ", "item": "", "rating": 4,
+        "label": None, "at": 4e12, "facet": "f", "thread": " ", "metadata": '{"a": [1, null]}',
+        "source": None,
+    }  # fmt: skip
+    assert is_own_export(row)
+    expected = Interaction(
+        "a ", "", " no ", "", 4, None, 4e12, "f", " ", {"a": [1, None]}, None, " k "
+    )
+    assert exported(row) == expected
+    assert not is_own_export(row | {"rating": "4"})
+    assert not is_own_export(row | {"shelf": "x"})
+    assert not is_own_export({name: value for name, value in row.items() if name != "thread"})
+
+
+def test_a_metadata_column_that_is_text_is_not_lost() -> None:
+    row: dict[str, object] = {"user": "a", "text": "hi there", "metadata": "noted by hand"}
+    assert RowMapper(guessed(row)).interaction(row).metadata == {"metadata": "noted by hand"}
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def test_where_only_statistics_are_lent_no_item_is_quoted(cp: CoPersona) -> None
 
 
 def authors_shown(cp: CoPersona, user: str, text: str) -> set[str]:
-    ids = [e.interaction_id for e in cp.prompt(user, text).evidence if e.origin != "own"]
-    return {i.user for i in cp.store.interactions("default", ids).values()}
+    quoted = {e.response for e in cp.prompt(user, text).evidence if e.origin != "own"}
+    return {i.user for i in cp.store.export("default") if i.response in quoted}
 
 
 def test_items_are_quoted_only_of_who_lends_text_and_never_after(texts: CoPersona) -> None:

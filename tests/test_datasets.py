@@ -5,9 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+import copersona
+from copersona import cli
 from copersona.datasets import DATASETS, load
 from copersona.errors import ConfigError, DataError
+from copersona.ingestion import PUBLIC
 from copersona.interactions import check
 from copersona.records import Interaction
 
@@ -203,3 +207,60 @@ def test_every_data_set_says_what_it_is() -> None:
         assert name.split(":")[0] == reader.folder
         assert 0 < len(reader.description) <= 90
         assert "\n" not in reader.description
+
+
+# ---- what the authors of a public data set allow ----------------------------------------------
+
+
+def shelf(folder: Path, *users: str) -> Path:
+    posts: Rows = [
+        {"user_id": user, "timestamp": 86_400, "text": f"{user} steeps tea {n} min."}
+        for user in users for n in range(2)
+    ]  # fmt: skip
+    write(folder / "blog_authorship_adults", "posts", posts)
+    return folder
+
+
+def test_authors_of_a_public_data_set_lend_text_and_may_be_trained_on(tmp_path: Path) -> None:
+    shelf(tmp_path, "ann", "ben", "cy")
+    with copersona.open(tmp_path / "p.db") as cp:
+        cp.set_consent("ann", lend="no")
+        cp.set_consent("ben", lend="aggregate")  # the default, but ben's own word
+        report = cp.ingest_dataset("blog_authorship_adults", tmp_path)
+        assert (report.stored, report.consents_set) == (6, 1)
+        assert cp.consent("cy") == PUBLIC
+        assert [cp.consent(user).lend for user in ("ann", "ben", "cy")] == [
+            "no", "aggregate", "text",
+        ]  # fmt: skip
+        cp.set_consent("cy", lend="no")
+        assert cp.ingest_dataset("blog_authorship_adults", tmp_path).consents_set == 0
+        assert cp.consent("cy").lend == "no"
+
+
+def test_a_dry_run_and_a_wish_to_keep_consent_set_nothing(tmp_path: Path) -> None:
+    shelf(tmp_path, "ann")
+    with copersona.open(tmp_path / "p.db") as cp:
+        report = cp.ingest_dataset("blog_authorship_adults", tmp_path, dry_run=True)
+        assert (report.stored, report.consents_set) == (2, 0)
+        assert cp.store.consents("default") == {}
+        cp.ingest_dataset("blog_authorship_adults", tmp_path, consent=None)
+        assert cp.consent("ann") == cp.store.default_consent
+
+
+def test_forgotten_and_impossible_authors_are_rejected_not_let_in(tmp_path: Path) -> None:
+    shelf(tmp_path, "ann", "ben", "nul\0")
+    with copersona.open(tmp_path / "p.db") as cp:
+        cp.forget("ann")
+        report = cp.ingest_dataset("blog_authorship_adults", tmp_path)
+        assert (report.stored, report.consents_set, len(report.rejected)) == (2, 1, 4)
+        assert cp.consent("ann").lend == "no"
+
+
+def test_the_command_line_says_whose_texts_are_lent(tmp_path: Path) -> None:
+    shelf(tmp_path, "ann", "ben")
+    words = ["--store", str(tmp_path / "p.db"), "ingest"]
+    words += ["--dataset", "blog_authorship_adults", str(tmp_path)]
+    kept = CliRunner().invoke(cli.app, [*words, "--keep-consent", "--dry-run"])
+    assert (kept.exit_code, "lend text" in kept.stdout) == (0, False)
+    result = CliRunner().invoke(cli.app, words)
+    assert (result.exit_code, "2 new users lend text" in result.stdout) == (0, True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +14,21 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from copersona.demo import real
 from copersona.demo.command import demo
 from copersona.demo.page import layer_links, render_page, spring_layout
 from copersona.demo.real import population_of
-from copersona.demo.story import USER, Population, Story, demo_people, history, show, tell
+from copersona.demo.story import (
+    USER,
+    Population,
+    Story,
+    borrowed_lines,
+    demo_people,
+    history,
+    show,
+    tell,
+)
+from copersona.errors import MissingExtraError
 from copersona.records import Interaction
 
 
@@ -67,6 +80,27 @@ def test_page_stands_alone(story: Story) -> None:
     assert page.count("<svg") == 1 + story.state.graph.n_layers
     assert "QVX7-HALIBUT-3391" not in page
     assert all(facet in page for facet in story.report.facets)
+
+
+def test_page_shows_the_evidence_with_whose_it_is(story: Story) -> None:
+    page = render_page(story)
+    for way in story.ways[1:]:
+        assert all(escape(e.response) in page for e in way.evidence)
+    peers = [e for e in story.ways[2].evidence if e.origin == "peer"]
+    assert all(f"{e.author}, a peer" in page for e in peers)
+    assert page.count('class="quote peer"') == len(peers)
+
+
+def test_page_and_screen_say_so_where_nothing_was_borrowed(tmp_path: Path) -> None:
+    rows = [
+        Interaction(f"u{n}", "What about bread?", f"rye, {n}-{turn}")
+        for n in range(4) for turn in range(3)
+    ]  # fmt: skip
+    found = tell(tmp_path, Population("u0", "Bread?", "4", history(rows)))
+    assert all(facet.abstained for facet in found.persona.facets)
+    assert "<b>nothing</b> was borrowed" in render_page(found)
+    (line,) = borrowed_lines(found)
+    assert line.startswith("all ")
 
 
 def test_page_escapes_what_people_wrote(tmp_path: Path) -> None:
@@ -123,6 +157,12 @@ def test_chats_become_answers_of_whoever_wrote_them() -> None:
     assert not population.is_invented
     assert "2 real people" in population.source
     assert "8 chat messages" in population.source
+
+
+def test_chats_that_cannot_be_fetched_are_said_so_in_one_sentence() -> None:
+    for pip in ([sys.executable, "-c", "raise SystemExit('ERROR: no such host')"], ["/no/pip"]):
+        with pytest.raises(MissingExtraError, match=r"could not be fetched .* alone needs neither"):
+            real._install(pip)
 
 
 def test_command_writes_the_page(tmp_path: Path) -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from copersona import Consent, CoPersona, Interaction
 from copersona.errors import DataError
-from copersona.exporting import export_namespace
+from copersona.exporting import export_namespace, open_export
+from copersona.interactions import check
+from copersona.readers import read
+from copersona.records import RowOutcome
 from demo_people import PEOPLE, ROWS, opened
+
+CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 
 FULL = Interaction(
     user="zoë 'x'", input="Which tea?\nline two", response="the grün one \U0001f375",
@@ -50,13 +58,115 @@ def test_an_export_gives_the_same_rows_in_a_fresh_store(cp: CoPersona, tmp_path:
     ]
 
 
-@pytest.mark.xfail(reason="columns that are empty in the first rows are not guessed; nested "
-                          "metadata is not read")  # fmt: skip
-def test_rare_fields_survive_an_export(cp: CoPersona, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["interactions.jsonl", "interactions.parquet"])
+def test_rare_fields_survive_an_export(cp: CoPersona, tmp_path: Path, name: str) -> None:
     folder = cp.export(tmp_path / "export")
     with opened(tmp_path / "two") as fresh:
-        fresh.ingest(folder / "interactions.jsonl")
+        fresh.ingest(folder / name)
         assert replace(fresh.store.history("default", FULL.user)[0], id="") == FULL
+        assert list(fresh.store.export("default")) == list(cp.store.export("default"))
+
+
+def test_an_export_read_again_in_either_form_adds_nothing(cp: CoPersona, tmp_path: Path) -> None:
+    folder = cp.export(tmp_path / "export")
+    for name in ("interactions.jsonl", "interactions.parquet", "interactions.jsonl"):
+        report = cp.ingest(folder / name)
+        assert (report.stored, report.duplicates, report.rejected) == (0, len(ROWS) + 4, ())
+
+
+def test_an_export_of_an_import_is_the_same_export(cp: CoPersona, tmp_path: Path) -> None:
+    cp.set_consent("kofi", lend="text", train=True)
+    cp.set_consent("vera", learn=False)
+    for text in ("Always grams – never cups.", 'Say "du"\nto me.'):
+        cp.instruct("ines", text)
+    first = cp.export(tmp_path / "first")
+    found = open_export(first)
+    with opened(tmp_path / "two") as fresh:
+        assert fresh.ingest(found.rows).stored == found.n_interactions
+        for user, consent in found.consents.items():
+            fresh.set_consent(user, **asdict(consent))
+        for user, said in found.instructions.items():
+            for text in said:
+                fresh.instruct(user, text)
+        second = fresh.export(tmp_path / "second")
+    for name in ("interactions.jsonl", "consent.json", "instructions.json", "manifest.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+ODD = TEXTS | st.sampled_from(
+    ["", " ", "\n", "a\r\nb", "\u2028x\u2029", "\x85\x1c", '"', "\\", "null", "NaN", "1e9", "🍵",
+     "e\u0301", "\ufeffbom", "x" * 70_000, "2018-05-31", "{}", "[]", ","]
+)  # fmt: skip
+MAYBE = st.none() | ODD
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | ODD,
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(ODD, part, max_size=2),
+    max_leaves=6,
+)
+METADATA = st.dictionaries(ODD, JSON, max_size=3)
+ROWS_OF_ANY_KIND = st.builds(
+    Interaction, user=ODD.map(lambda text: "u " + re.sub(CONTROL, "?", text)[:500]), input=ODD,
+    response=ODD, item=MAYBE, rating=st.none() | NUMBERS, label=MAYBE, at=st.none() | NUMBERS,
+    facet=MAYBE, thread=MAYBE, metadata=METADATA, source=MAYBE, id=ODD,
+).filter(lambda row: bool((row.input + row.response).strip()))  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(ROWS_OF_ANY_KIND, min_size=1, max_size=4))
+def test_whatever_may_be_stored_reads_back_to_the_letter(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Interaction]
+) -> None:
+    assert [check(row) for row in rows] == rows
+    folder = export_namespace(tmp_path_factory.mktemp("any") / "out", "n", rows, {}, {})
+    assert list(read(folder / "interactions.jsonl")) == rows
+    table = [row for row in read(folder / "interactions.parquet") if isinstance(row, Interaction)]
+    assert table == rows
+
+
+def test_a_row_of_an_export_that_was_changed_is_refused_alone(tmp_path: Path) -> None:
+    folder = export_namespace(tmp_path / "out", "n", [FULL] * 6, {}, {})
+    lines = (folder / "interactions.jsonl").read_text("utf-8").splitlines()
+    changes: list[dict[str, object]] = [
+        {"metadata": "[1]"}, {"metadata": "{"}, {"shelf": "x"}, {"response": "nul \0"},
+        {"rating": "4"},
+    ]  # fmt: skip
+    for n, change in enumerate(changes, start=1):
+        lines[n] = json.dumps(json.loads(lines[n]) | change)
+    (folder / "interactions.jsonl").write_text("\n".join(lines), "utf-8")
+    first, *rest = read(folder / "interactions.jsonl")
+    assert first == FULL
+    found = [(row.line, row.field) for row in rest if isinstance(row, RowOutcome)]
+    assert found == [(2, "metadata"), (3, "metadata"), (4, None), (5, "response"), (6, "rating")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("manifest.json", None, "cannot be read"),
+        ("manifest.json", "{", "broken JSON"),
+        ("manifest.json", "{}", "not the manifest"),
+        ("consent.json", "[]", "must be a JSON object"),
+        ("consent.json", '{"ann": {"lend": "no"}}', "remember, learn, lend, train"),
+        ("consent.json", '{"ann": {"remember": 1, "learn": true, "lend": "no", "train": true}}',
+         "true or false"),
+        ("consent.json", '{"a": {"remember": true, "learn": true, "lend": [], "train": true}}',
+         "true or false"),
+        ("instructions.json", '{"ann": "one"}', "list of texts"),
+    ],
+)  # fmt: skip
+def test_a_damaged_export_says_which_file(
+    tmp_path: Path, name: str, content: str | None, reason: str
+) -> None:
+    folder = export_namespace(tmp_path / "out", "n", [FULL], {}, {})
+    assert open_export(folder).n_interactions == 1
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        open_export(folder)
+    assert caught.value.source == str(folder / name)
 
 
 def test_parquet_and_jsonl_hold_the_same_rows(cp: CoPersona, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from copersona import artifacts
-from copersona.completion import MaskedFacet
+from copersona.calibration import Curve, MaskedFacets
 from copersona.corpus import Corpus, restrict_users
 from copersona.errors import ArtifactError, DataError
 from copersona.facets import FacetConfig
@@ -24,9 +23,9 @@ from copersona.fitted import (
     UserView,
     fit_state,
     from_arrays,
-    mask_facets,
     to_arrays,
 )
+from copersona.masking import mask_facets
 from copersona.profiles import LowSupportWarning
 from copersona.residuals import ResidualConfig
 from copersona.testing import World, WorldSpec, planted_world, reorder_users
@@ -77,14 +76,18 @@ def completed(view: UserView) -> Array:
     return np.stack([facet.completed for facet in view.facets])
 
 
-def masked_r2(state: FittedState, masked: Sequence[MaskedFacet], *, borrows: bool) -> float:
+def hide(state: FittedState, corpus: Corpus) -> MaskedFacets:
+    return mask_facets(
+        state.observe(corpus), state.models, state.lending, state.calibration.agreement_floor,
+        state.config.completion, are_lenders=False, caps=(None,),
+    )  # fmt: skip
+
+
+def masked_r2(state: FittedState, masked: MaskedFacets, *, borrows: bool) -> float:
     text = state.models[0].view.slice
-    truth = np.stack([m.truth[text] for m in masked])
-    guess = np.stack([m.own[text] for m in masked])
-    if borrows:
-        slopes = [state.calibration.at(m.alignment)[0][0] for m in masked]
-        guess = guess + np.stack([s * m.offered[text] for s, m in zip(slopes, masked, strict=True)])
-    return float(1 - ((truth - guess) ** 2).sum() / (truth**2).sum())
+    truth = masked.truth[:, text]
+    guess = masked.completed(state.calibration, state.models) if borrows else masked.own
+    return float(1 - ((truth - guess[:, text]) ** 2).sum() / (truth**2).sum())
 
 
 def global_r2(spec: WorldSpec) -> float:
@@ -107,24 +110,25 @@ def global_r2(spec: WorldSpec) -> float:
 
 def test_facet_peers_beat_self_completion_and_global_peers_where_similarity_misleads() -> None:
     state = trained()
-    evidence = state.evidence_of(part(MISLEADING, N_TRAIN, 320))
-    masked = mask_facets(state, evidence, exclude_self=False)
+    masked = hide(state, part(MISLEADING, N_TRAIN, 320))
     found = masked_r2(state, masked, borrows=True)
     assert found > masked_r2(state, masked, borrows=False) + 0.2
     whole = replace(state, transfer=np.tile([1.0, 0, 0, 0, 0], (4, 1)))
-    by_whole_user = mask_facets(whole, evidence, exclude_self=False)
+    by_whole_user = hide(whole, part(MISLEADING, N_TRAIN, 320))
     assert found > masked_r2(whole, by_whole_user, borrows=True) + 0.1
     assert found > global_r2(MISLEADING) + 0.2
 
 
-def test_in_a_world_of_one_tendency_facets_win_nothing() -> None:
+def test_in_a_world_of_one_tendency_what_is_facet_specific_wins_nothing() -> None:
     spec = WorldSpec(n_users=320, n_facets=3, links=(0, 0, 0), shared=1.0, noise=0.4)
     state = trained(spec, 3)
-    evidence = state.evidence_of(part(spec, N_TRAIN, 320))
-    masked = mask_facets(state, evidence, exclude_self=False)
-    by_facet, by_self = (masked_r2(state, masked, borrows=b) for b in (True, False))
-    assert by_facet == pytest.approx(by_self, abs=0.06)
-    assert by_facet == pytest.approx(global_r2(spec), abs=0.06)
+    masked = hide(state, part(spec, N_TRAIN, 320))
+    by_facet = masked_r2(state, masked, borrows=True)
+    nothing = Curve.none(len(state.models))
+    by_whole_user = replace(state, calibration=replace(state.calibration, specific=nothing))
+    assert by_facet < masked_r2(by_whole_user, masked, borrows=True) + 0.02
+    assert by_facet > masked_r2(state, masked, borrows=False) + 0.05
+    assert by_facet > global_r2(spec)
 
 
 def test_what_is_published_and_opened_gives_the_same_persona(tmp_path: Path) -> None:

@@ -119,13 +119,32 @@ def test_the_context_keeps_to_its_budget(template: Path, tmp_path: Path) -> None
 
 
 def test_chat_without_a_language_model_says_which_to_configure(
-    template: Path, tmp_path: Path
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(template, tmp_path / "copy").close()
+    monkeypatch.setenv("COPERSONA_MODELS", str(tmp_path / "no-models"))
     with copersona.open(tmp_path / "copy" / "people.db") as cp:
-        with pytest.raises(BackendError, match="COPERSONA_LLM"):
+        before = cp.store.revision("default")
+        with pytest.raises(ConfigError, match="COPERSONA_LLM"):
             cp.chat("kofi", DINNER)
+        assert cp._states.held is None  # nothing was computed
+        assert cp.store.revision("default") == before
         assert cp.prompt("kofi", DINNER).is_personalised
+
+
+def test_a_model_that_fails_leaves_the_trace_and_names_it(template: Path, tmp_path: Path) -> None:
+    copied(template, tmp_path / "copy").close()
+    place = tmp_path / "copy" / "people.db"
+    with copersona.open(place, generator="openai:m@http://127.0.0.1:9/v1") as cp:
+        with pytest.raises(BackendError, match=r"trace [0-9a-f]{16}") as caught:
+            cp.chat("kofi", DINNER)
+        (trace_id,) = re.findall("trace ([0-9a-f]{16})", str(caught.value))
+        assert cp.explain(trace_id).detail["text"] == DINNER
+
+
+def test_who_is_not_to_be_remembered_gets_no_trace(cp: CoPersona) -> None:
+    cp.set_consent("kofi", remember=False)
+    assert cp.prompt("kofi", DINNER).trace_id == ""
 
 
 # ---- interactions in --------------------------------------------------------------------------
@@ -265,24 +284,57 @@ def test_a_state_published_elsewhere_is_picked_up(cp: CoPersona, tmp_path: Path)
         assert reader.persona("newcomer") == cp.persona("newcomer")
 
 
-def test_a_damaged_state_is_refused_and_the_previous_serves(cp: CoPersona, tmp_path: Path) -> None:
+def test_a_damaged_state_is_refused_and_the_one_before_serves(
+    cp: CoPersona, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with opened(tmp_path / "copy") as reader:
         before = reader.persona("kofi")
         bad = cp.fit().state
         damage(cp, bad)
-        with pytest.warns(UserWarning, match=f"still serving {before.state}"):
-            assert reader.persona("kofi") == before
-        assert any(bad in problem for problem in reader.doctor())
-    with opened(tmp_path / "copy") as fresh, pytest.raises(ArtifactError, match=bad):
-        fresh.persona("kofi")
+        for other in (reader, opened(tmp_path / "copy")):
+            caplog.clear()
+            assert [other.persona("kofi") for _ in range(3)] == [before] * 3
+            (told,) = caplog.messages
+            assert told.startswith(f"still serving fitted state {before.state}: ")
+            assert told in other.prompt("kofi", DINNER).warnings
+            assert any(bad in problem for problem in other.doctor())
+        other.close()
+        assert cp.fit().state == reader.persona("kofi").state
+        assert reader.prompt("kofi", DINNER).warnings == ()
 
 
-def test_a_damaged_pointer_is_refused_and_the_previous_serves(cp: CoPersona) -> None:
+def test_a_damaged_pointer_is_refused_and_the_newest_serves(cp: CoPersona, tmp_path: Path) -> None:
     before = cp.persona("kofi")
     (pointer,) = cp._root.glob("*/current")
     pointer.write_text("nonsense")
-    with pytest.warns(UserWarning, match="still serving"):
-        assert cp.persona("kofi") == before
+    assert cp.persona("kofi") == before
+    with opened(tmp_path / "copy") as fresh:
+        assert fresh.persona("kofi") == before
+        assert any("current" in problem for problem in fresh.doctor())
+
+
+def test_without_a_sound_state_it_is_an_error(cp: CoPersona, tmp_path: Path) -> None:
+    cp.fit()
+    for version in artifacts.versions(cp._root, "default"):
+        damage(cp, version)
+    with opened(tmp_path / "copy") as fresh:
+        with pytest.raises(ArtifactError, match="damaged"):
+            fresh.persona("kofi")
+        assert "no fitted state is sound: fit again" in fresh.doctor()
+
+
+def test_forgetting_while_the_newest_state_is_damaged_leaves_a_sound_one(
+    cp: CoPersona, tmp_path: Path
+) -> None:
+    cp.set_consent("vera", lend="no")
+    bad = cp.fit().state
+    damage(cp, bad)
+    with opened(tmp_path / "copy") as fresh:
+        receipt = fresh.forget("nobody-at-all")
+        assert bad in receipt.states_removed
+        assert artifacts.versions(cp._root, "default") == [receipt.state]
+        assert fresh.doctor() == []
+    assert cp.persona("kofi").state == receipt.state
 
 
 def test_only_the_two_newest_states_are_kept(cp: CoPersona) -> None:
@@ -326,6 +378,32 @@ def test_an_explained_question_keeps_no_trace(cp: CoPersona) -> None:
     assert cp.explain_query("kofi", DINNER).trace_id == ""
     with pytest.raises(UnknownUserError):
         cp.explain("0" * 16)
+
+
+def test_ids_of_other_users_items_are_not_handed_out(tmp_path: Path) -> None:
+    asked = "Do you take the night train?"
+    with opened(tmp_path) as cp:
+        for n in range(9):
+            rows = [Interaction(f"user-{n}", asked, f"Yes, berth {n}{k}, at {k} h.",
+                                id=f"user-{n}/{k}") for k in range(3)]  # fmt: skip
+            cp.add(rows)
+            cp.set_consent(f"user-{n}", lend="text")
+        cp.fit()
+        first, second = cp.prompt("user-0", asked), cp.prompt("user-1", asked)
+        own = {e.interaction_id for e in first.evidence if e.origin == "own"}
+        assert own <= {f"user-0/{k}" for k in range(3)}
+        others = [
+            {e.response: e.interaction_id for e in context.evidence if e.origin != "own"}
+            for context in (first, second)
+        ]
+        assert all(re.fullmatch("item-[0-9a-f]{8}", i) for found in others for i in found.values())
+        shared = others[0].keys() & others[1].keys()
+        assert shared
+        assert all(others[0][text] != others[1][text] for text in shared)
+        author = next(n for n in range(1, 9) if f"berth {n}" in next(iter(others[0])))
+        cp.forget(f"user-{author}")
+        with pytest.raises(UnknownUserError):
+            cp.explain(first.trace_id)
 
 
 # ---- namespaces -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from copersona.profiles import (
     DEFAULT_KAPPA,
     LowSupportWarning,
+    Observed,
     OwnEvidence,
     ProfileConfig,
     ViewModel,
@@ -116,7 +117,8 @@ def drawn(signal: Array, noise: Array, n_users: int, per_facet: int, seed: int =
 
 def fitted(sample: Sample, n_users: int, n_facets: int, config: ProfileConfig) -> ViewModel:
     evidence = average(*sample, n_users=n_users, n_facets=n_facets, views=[VIEW])
-    return fit_view_models(*sample, evidence, views=[VIEW], config=config)[0]
+    observed = Observed(*sample, n_users, n_facets, [VIEW])
+    return fit_view_models(observed, evidence, config)[0]
 
 
 @pytest.mark.parametrize("per_facet", [2, 4])

@@ -15,8 +15,8 @@ from copersona.prompting import (
     cut,
     render,
     request_text,
-    sanitise,
 )
+from copersona.quoting import sanitise
 from copersona.records import Evidence, FacetPersona, Persona, Query, Tendency
 
 FENCE = "0123456789abcdef"
@@ -35,8 +35,8 @@ def evidence(origin="own", key="1", response="Boils fast, pours well.", **fields
     return Evidence(origin, author, f"id-{origin}-{key}", response=response, **fields)
 
 
-def tendency(statement, contributors=0):
-    return Tendency("style", "length", -1.0, contributors, statement)
+def tendency(statement, contributors=0, name=""):
+    return Tendency("style", name or statement, -1.0, contributors, statement)
 
 
 def facet(number=0, **fields):
@@ -48,7 +48,7 @@ def facet(number=0, **fields):
         "n_contributors": 5,
         "agreement": 0.7,
         "abstained": "",
-        "tendencies": (tendency("keeps it short"), tendency("gives numbers", contributors=4)),
+        "tendencies": (tendency("shorter messages"), tendency("more numbers", contributors=4)),
     }
     return FacetPersona(number, **{**values, **fields})
 
@@ -96,18 +96,53 @@ def test_only_instructions_and_our_own_words_are_in_the_system_role():
 
 
 def test_tendencies_are_counted_and_borrowed_ones_hedged():
-    context = rendered(persona(facet(), facet(1, name="travel", agreement=0.4, support=0.9)))
+    emoji = (tendency("more emoji"), tendency("fewer commas", contributors=9))
+    second = facet(1, name="travel", agreement=0.4, support=0.9, tendencies=emoji)
+    context = rendered(persona(facet(), second))
     own, borrowed = part(context, "tendencies").text, part(context, "borrowed").text
-    assert "In kitchen, cups, from 4 own messages: keeps it short." in own
-    assert "In travel, from 1 own message: keeps it short." in own
+    assert "On kitchen, cups, from 4 own messages: shorter messages.\n" in own
+    assert "On travel, from 1 own message: more emoji.\n" in own
     assert (
-        "In kitchen, cups: little direct evidence; 4 similar users tend to show: gives " in borrowed
+        "On kitchen, cups (little direct evidence), 4 similar users tend towards: more numbers "
+        "(agreement high)." in borrowed
     )
-    assert "(agreement high)" in borrowed
-    assert "(agreement medium)" in borrowed
+    assert "5 similar users tend towards: fewer commas (agreement medium)." in borrowed
     assert "short" not in borrowed
     assert "numbers" not in own
-    assert own.index("kitchen") < own.index("travel")
+
+
+def test_an_empty_facet_is_judged_from_other_topics_and_says_so():
+    hinted = facet(support=0.0, tendencies=(tendency("shorter messages"),))
+    text = part(rendered(persona(hinted)), "tendencies").text
+    assert (
+        "On kitchen, cups, judging from this user's other topics (no message here yet): "
+        "shorter messages." in text
+    )
+
+
+def test_own_words_are_not_said_again_by_peers_and_hints_give_way_to_them():
+    both = (tendency("shorter", name="length"), tendency("longer", 5, name="length"))
+    seen = rendered(persona(facet(tendencies=both)))
+    assert "shorter." in part(seen, "tendencies").text
+    assert part(seen, "borrowed") is None
+    empty = rendered(persona(facet(support=0.0, tendencies=both)))
+    assert part(empty, "tendencies") is None
+    assert "longer (agreement" in part(empty, "borrowed").text
+    alone = rendered(persona(facet(support=0.0, tendencies=both), mode="own"))
+    assert "shorter." in part(alone, "tendencies").text
+
+
+def test_what_a_more_relevant_facet_says_is_not_repeated():
+    context = rendered(persona(facet(), facet(1, name="travel")))
+    assert "travel" not in part(context, "tendencies").text
+    assert "travel" not in part(context, "borrowed").text
+
+
+def test_facets_without_a_name_are_told_by_their_place():
+    names = [facet(n, name=f"facet {n + 1}", tendencies=(tendency(f"more {n}"),)) for n in (0, 1)]
+    text = part(rendered(persona(*names)), "tendencies").text
+    assert "On matters like this request, from 4 own messages: more 0." in text
+    assert "On related matters, from 4 own messages: more 1." in text
 
 
 @pytest.mark.parametrize(
@@ -260,7 +295,7 @@ COUNTERS = [count, len, lambda text: len(text.split()), lambda text: (len(text) 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    budget=st.integers(300, 900),
+    budget=st.integers(320, 900),
     counter=st.sampled_from(COUNTERS),
     shares=st.tuples(st.floats(0, 0.3), st.floats(0, 0.3), st.floats(0, 0.4)),
     found=st.lists(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
-import types
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -18,11 +21,31 @@ def public(owner: Any) -> list[str]:
 
 def test_all_is_sorted_and_is_what_is_visible() -> None:
     assert copersona.__all__ == sorted(copersona.__all__)
-    visible = {
-        name for name, value in vars(copersona).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    assert dir(copersona) == copersona.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        copersona.nothing  # noqa: B018 – asking is the test
+
+
+def test_names_for_type_checkers_are_those_that_are_loaded() -> None:
+    (block,) = (
+        node for node in ast.parse(inspect.getsource(copersona)).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+    )  # fmt: skip
+    imported = {
+        alias.name: part.module
+        for part in block.body if isinstance(part, ast.ImportFrom) for alias in part.names
     }  # fmt: skip
-    assert visible | {"__version__"} == set(copersona.__all__)
+    assert {*imported, "open", "__version__"} == set(copersona.__all__)
+    for name, module in imported.items():
+        assert getattr(copersona, name) is getattr(importlib.import_module(str(module)), name)
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    code = "import sys, copersona; print(*(m for m in sys.modules if m.startswith('copersona.')))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == []
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -109,6 +109,62 @@ def test_bad_csv_rows_are_rejected_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert "not UTF-8 at byte 29" in rejected(rows)[1].reason
 
 
+BAD_ROWS = [
+    {"user": "ann", "text": "one", "item": "k"},
+    {"user": None, "text": "nobody's", "item": "k"},
+    {"user": "ben", "text": None, "item": "k"},
+    {"user": "ben", "text": "nul \0 byte", "item": "k"},
+    {"user": "ben", "text": "x" * 10_000_000, "item": "k"},
+    {"user": "u" * 600, "text": "too long a name", "item": "k"},
+    {"user": "cid", "text": "two", "item": "k"},
+]
+
+
+def written(folder: Path, kind: str, rows: list[dict[str, str | None]]) -> Path:
+    path = folder / f"in.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        lines = [",".join(row[name] or "" for name in rows[0]) for row in rows]
+        path.write_text("\n".join([",".join(rows[0]), *lines]) + "\n", "utf-8")
+    else:
+        lines = [json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) if kind == "jsonl" else "[" + ",\n".join(lines) + "]")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "first_line"), [("csv", 2), ("jsonl", 1), ("json", 1), ("parquet", None)]
+)
+def test_the_same_bad_rows_are_rejected_in_every_kind_of_file(
+    tmp_path: Path, kind: str, first_line: int | None
+) -> None:
+    path = written(tmp_path, kind, BAD_ROWS)
+    rows = list(read(path))
+    assert [(row.user, row.response) for row in good(rows)] == [("ann", "one"), ("cid", "two")]
+    fields = ["user", "response", "response", "response", "user"]
+    assert [row.field for row in rejected(rows)] == fields
+    assert [row.index for row in rejected(rows)] == [1, 2, 3, 4, 5]
+    lines = [None if first_line is None else first_line + n for n in range(1, 6)]
+    assert [row.line for row in rejected(rows)] == lines
+    assert {row.source for row in rejected(rows)} == {str(path)}
+    assert all(len(row.reason) < 200 for row in rejected(rows))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_a_file_of_bad_rows_alone_is_all_outcomes_and_no_error(tmp_path: Path, kind: str) -> None:
+    rows = list(read(written(tmp_path, kind, BAD_ROWS[2:6])))
+    assert len(rejected(rows)) == len(rows) == 4
+
+
+def test_lines_that_are_not_utf8_or_no_objects_cost_themselves_only(tmp_path: Path) -> None:
+    bad = b'{"user":"ann","text":"one"}\n{"user":"ben","text":"caf\xe9"}\n[1]\n{"user":"cid"\n'
+    rows = list(read(file_of(tmp_path, "in.jsonl", bad + b'{"user":"dee","text":"two"}')))
+    assert [row.user for row in good(rows)] == ["ann", "dee"]
+    assert [row.line for row in rejected(rows)] == [2, 3, 4]
+    assert rejected(rows)[0].reason == f"not UTF-8 at byte {bad.index(0xE9)}"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -121,6 +177,8 @@ def test_bad_csv_rows_are_rejected_and_the_rest_is_kept(tmp_path: Path) -> None:
         (b"\xff\xfeu\x00", "UTF-16"),
         (b"PAR1 but no more", "damaged Parquet"),
         (b"text,stars\nhi,3\n", "--user COL"),
+        (b"user,stars\nann,3\n", "--response COL; columns: user, stars"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "no row can be read|first row|not UTF-8|no rows"),
     ],
 )
 def test_a_file_of_which_nothing_can_be_read_is_an_error_that_says_why(

@@ -195,6 +195,30 @@ def test_caps_on_own_and_population_keep_the_most_relevant():
     assert sorted(ids(rank(QUERY, QUERY_VECTOR, ROUTED, rows, config))) == ["o3", "p1"]
 
 
+def test_own_items_keep_their_places_however_relevant_others_are():
+    near, far = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+    rows = [candidate(f"p{i}", "population", vector=near) for i in range(9)]
+    rows += [candidate(f"o{i}", vector=far) for i in range(3)]
+    config = RetrievalConfig(max_evidence=4, reserve_own=2, beta_own=0.0, mmr=None)
+    found = rank(QUERY, QUERY_VECTOR, ROUTED, rows, config)
+    assert ids(found) == ["p0", "p1", "o0", "o1"]
+    unreserved = config.model_copy(update={"reserve_own": 0})
+    assert all(
+        e.origin == "population" for e in rank(QUERY, QUERY_VECTOR, ROUTED, rows, unreserved)
+    )
+    sparse = [*rows[:9], rows[-1]]
+    assert ids(rank(QUERY, QUERY_VECTOR, ROUTED, sparse, config)) == ["p0", "p1", "p2", "o2"]
+
+
+def test_kept_places_do_not_move_own_items_that_win_by_themselves():
+    rows = [candidate(f"{origin}{i}", origin, vector=(1.0, i / 9, 0.0)) for i in range(5)
+            for origin in ("own", "peer")]  # fmt: skip
+    config = RetrievalConfig(max_evidence=6, beta_own=1.0, mmr=None)
+    assert rank(QUERY, QUERY_VECTOR, ROUTED, rows, config) == rank(
+        QUERY, QUERY_VECTOR, ROUTED, rows, config.model_copy(update={"reserve_own": 0})
+    )
+
+
 def test_marginal_relevance_prefers_something_different():
     rows = [
         candidate("a", vector=(1.0, 0.2, 0.0)),

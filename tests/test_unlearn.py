@@ -1,19 +1,22 @@
-"""Forgetting: what is taken out of a fitted state, and what raw bytes still show afterwards."""
+"""Forgetting: what is taken out of the store and of a fitted state, and what stays until a fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from copersona import CoPersona, Interaction, artifacts
 from copersona.errors import DataError, NotFittedError, UnknownUserError
-from copersona.unlearn import NOT_UNLEARNT, find_traces, without_user
+from copersona.residuals import columns_of
+from copersona.unlearn import LEFT_IN, NOT_UNLEARNT, without_user
 from demo_people import (
     DINNER,
-    JOURNEY,
     OWNER,
     ROWS,
     SECRET,
@@ -200,13 +203,73 @@ def test_a_user_who_lends_nothing_changes_no_state(cp: CoPersona) -> None:
     assert without_user(state, "nobody", history) is state
 
 
-def test_raw_bytes_are_found_wherever_they_are(tmp_path: Path) -> None:
-    deep = tmp_path / "a" / "b"
-    deep.mkdir(parents=True)
-    (deep / "x.bin").write_bytes(b"\0\xff" + PLANTED.encode() + b"\0")
-    (tmp_path / "a" / "clean").write_bytes(b"nothing")
-    lone = tmp_path / "lone"
-    lone.write_text(JOURNEY)
-    found = find_traces([tmp_path / "a", lone], [PLANTED.encode(), b"night train"])
-    assert found == [str(deep / "x.bin"), str(lone)]
-    assert find_traces([tmp_path], [b"abc", b"not there"]) == []
+# ---- what stays -------------------------------------------------------------------------------
+
+WITHOUT_INFLUENCE = ("config", "encoder", "cut", "temperature", "min_donors", "items.ids",
+                     "items.lenders", "items.vectors")  # fmt: skip
+"""What the program sets, and what is kept per person: the same whoever else was there."""
+
+
+def kept_in(cp: CoPersona) -> dict[str, Any]:
+    """Arrays and fields of the fitted state on disk, by name."""
+    opened_state = artifacts.open_version(cp._root, "default")
+    return {**opened_state.arrays, **opened_state.meta}
+
+
+def is_named(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def test_every_part_of_a_state_is_said_to_stay_or_to_hold_nothing(cp: CoPersona) -> None:
+    patterns = [pattern for part in LEFT_IN.values() for pattern in part]
+    names = kept_in(cp)
+    unsaid = [name for name in names if not is_named(name, [*patterns, *WITHOUT_INFLUENCE])]
+    assert unsaid == [], "say in unlearn.LEFT_IN and docs/privacy.md whether it holds influence"
+    assert [name for name in WITHOUT_INFLUENCE if name not in names] == []
+
+
+def test_what_a_fit_without_the_user_would_change_is_said_to_stay(cp: CoPersona) -> None:
+    cp.forget(PLANTED)
+    left = kept_in(cp)
+    cp.fit()
+    clean = kept_in(cp)
+    patterns = [pattern for part in LEFT_IN.values() for pattern in part]
+    same = [n for n in left if not is_named(n, patterns) and n != "cut"]
+    assert len(same) >= len(WITHOUT_INFLUENCE) - 1
+    assert [n for n in same if not np.array_equal(left[n], clean[n])] == []
+    changed = [n for n in left if n not in same and not np.array_equal(left[n], clean[n])]
+    assert {"facets.center", "residuals.weights", "evidence.means"} <= {*changed}
+
+
+def test_item_means_are_those_of_the_others_alone(cp: CoPersona) -> None:
+    cp.forget(PLANTED)
+    state = cp.state()
+    others = [row for user in USERS for row in cp.store.history("default", user)]
+    corpus = cp._desk(cp._required()).own_corpus(others)
+    assigned = state.facets.assign(corpus.inputs, corpus.declared)
+    values, present = state.residuals.values(corpus)
+    raw = state.residuals.against_input(corpus, assigned, values)
+    raw *= columns_of(state.residuals.views, present)
+    expected = np.zeros_like(state.residuals.item_sums)
+    for row, item in enumerate(corpus.items):
+        if item in state.residuals.item_rows:
+            expected[state.residuals.item_rows[item]] += raw[row]
+    assert len(expected) >= 1
+    np.testing.assert_allclose(state.residuals.item_sums, expected, atol=1e-3)
+
+
+def test_the_last_lender_can_be_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path) as cp:
+        cp.add([Interaction(PLANTED, f"What on day {n}?", text) for n, text in enumerate(WORDS)])
+        cp.fit()
+        receipt = cp.forget(PLANTED)
+        assert receipt.traces_found == ()
+        assert cp.state().lenders == ()
+        assert cp.persona("kofi").n_interactions == 0
+
+
+def test_the_privacy_page_says_what_stays() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "privacy.md").read_text("utf-8")
+    listed = re.findall(r"^- (.+?)[;.]$", page.split("**What stays")[1], re.MULTILINE)
+    assert tuple(listed[: len(NOT_UNLEARNT)]) == NOT_UNLEARNT
+    assert listed[len(NOT_UNLEARNT) :] == []

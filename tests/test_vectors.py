@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from copersona.encoders import open_encoder
 from copersona.errors import BackendError
 from copersona.records import Interaction
-from copersona.store import Store
+from copersona.store import Store, content_hash
 from copersona.vectors import VectorCache
 
 TEXTS = ["a red kite", "the blue whale", "", "a red kite", "wholly other words"]
@@ -102,3 +102,67 @@ def test_namespaces_do_not_share_vectors(store: Store) -> None:
     encoder = CountingEncoder()
     VectorCache(store, "other", encoder).vectors(TEXTS[:1])
     assert encoder.seen == TEXTS[:1]
+
+
+def test_what_is_at_hand_is_not_encoded_again(store: Store) -> None:
+    encoder = CountingEncoder()
+    cache = cache_of(store, encoder)
+    full = cache.vectors(TEXTS[:3])
+    encoder.seen.clear()
+    known = [full[0].astype(np.float16), None, full[2].astype(np.float16)]
+    np.testing.assert_array_equal(cache.completed(TEXTS[:3], known), full)
+    assert encoder.seen == []
+    other = CountingEncoder()
+    fresh = [None, full[1]]
+    assert cache_of(store, other).completed(["never stored", TEXTS[1]], fresh).shape == (2, 256)
+    assert other.seen == ["never stored"]
+    assert cache.completed([], []).shape == (0, 256)
+
+
+def test_a_request_is_encoded_as_the_cache_would_and_not_kept(store: Store) -> None:
+    encoder = CountingEncoder()
+    cache = cache_of(store, encoder)
+    np.testing.assert_array_equal(cache.of_request(TEXTS[1]), cache.vectors(TEXTS[1:2])[0])
+    assert cache.of_request("just asking").dtype == np.float32
+    assert store.embeddings("n", encoder.name, [content_hash("just asking")]) == {}
+
+
+# ---- a user in one snapshot ----------------------------------------------------------------------
+
+
+def remembering(path: Path) -> Store:
+    store = Store.open(path / "few.db")
+    rows = [
+        Interaction("bo", "how?", "so", at=20.0, id="b"),
+        Interaction("bo", "why?", "", at=None, id="a"),
+        Interaction("bo", "when?", "later", at=30.0, id="c"),
+        Interaction("cy", "how?", "not so", at=10.0, id="d"),
+    ]
+    store.add("n", rows)
+    store.add_instruction("n", "bo", "metric units")
+    store.add_instruction("n", "bo", "no jokes")
+    return store
+
+
+def test_one_snapshot_equals_the_single_reads(tmp_path: Path) -> None:
+    with remembering(tmp_path) as store:
+        for before in (None, 30.0, 20.0):
+            kept = store.remembered("n", "bo", encoder="e", before=before)
+            assert list(kept.history) == store.history("n", "bo", before=before)
+            assert kept.instructions == ("metric units", "no jokes")
+            assert set(kept.inputs) == set(kept.responses) == {None}
+        assert store.remembered("n", "nobody", encoder="e").history == ()
+        assert store.remembered("other", "bo", encoder="e").instructions == ()
+
+
+def test_one_snapshot_brings_the_vectors_of_its_encoder_alone(tmp_path: Path) -> None:
+    with remembering(tmp_path) as store:
+        encoder = open_encoder("hashing")
+        cache = VectorCache(store, "n", encoder)
+        expected = cache.vectors(["why?", "how?", "when?", "so"])
+        kept = store.remembered("n", "bo", encoder=encoder.name)
+        for row, wanted in zip(kept.inputs, expected[:3], strict=True):
+            np.testing.assert_array_equal(row, wanted)
+        assert [row is None for row in kept.responses] == [False, False, True]
+        np.testing.assert_array_equal(kept.responses[1], expected[3])
+        assert set(store.remembered("n", "bo", encoder="another").inputs) == {None}

@@ -12,15 +12,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
+from copersona import options as opt
 from copersona import terminal
+from copersona.demo.command import demo
 from copersona.errors import (
     BackendError,
     ConfigError,
@@ -29,11 +29,12 @@ from copersona.errors import (
     NotFittedError,
     UnknownUserError,
 )
-from copersona.settings import Settings, read_settings
+from copersona.session import Session
+from copersona.settings import read_settings
 
 if TYPE_CHECKING:
     from copersona.pipeline import CoPersona
-    from copersona.reports import IngestReport
+    from copersona.reports import Explanation, IngestReport
 
 BUG = 1
 # The first class that fits gives the code.
@@ -47,32 +48,6 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
 )
 
 _DAY_S = 86_400
-
-
-@dataclass(slots=True)
-class Session:
-    """What the options before the verb say."""
-
-    settings: Settings = field(default_factory=Settings)
-    is_debugging: bool = False
-
-    def open(self, *, create: bool = False) -> CoPersona:
-        """The pipeline on the store that is meant; only with `create` is a new one made."""
-        from copersona.pipeline import CoPersona
-
-        settings = self.settings
-        file = settings.store_file
-        if file is not None and not create and not file.exists():
-            raise ConfigError(
-                f"there is no store at {file}; `copersona ingest` makes one, --store names another"
-            )
-        return CoPersona.open(
-            file or settings.store,
-            namespace=settings.namespace,
-            encoder=settings.encoder,
-            generator=settings.llm,
-            state_dir=settings.state,
-        )
 
 
 class Program(TyperGroup):
@@ -118,31 +93,16 @@ app = typer.Typer(
 models_app = typer.Typer(help="Language model and encoders.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
-User = Annotated[str, typer.Argument(metavar="USER", help="A user id, as it was ingested.")]
-Text = Annotated[str, typer.Argument(metavar="TEXT", help="What the request is about.")]
-InteractionId = Annotated[str, typer.Argument(metavar="ID", help="Id of one interaction.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Budget = Annotated[int | None, typer.Option(min=1, help="Most tokens the context may have.")]
-Instruction = Annotated[str, typer.Option(help="What the language model is to do with TEXT.")]
-Item = Annotated[str | None, typer.Option(help="The item that the request is about.")]
-Column = Annotated[str | None, typer.Option(metavar="COL", help="Column of this field.")]
-Changed = Annotated[str | None, typer.Option(help="The new value; an empty one clears it.")]
-
 
 @app.callback()
 def _begin(
     ctx: typer.Context,
-    store: Annotated[
-        str | None, typer.Option(metavar="PATH_OR_URL", help="SQLite file or database URL.")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option(help="Users of others are unknown.")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="hashing, static, minilm, st:NAME or openai:MODEL@URL.")
-    ] = None,
-    llm: Annotated[str | None, typer.Option(help="openai:MODEL@URL, local:NAME or echo.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with these settings.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False,
+    store: opt.StoreName = None,
+    namespace: opt.Namespace = None,
+    encoder: opt.Encoder = None,
+    llm: opt.Llm = None,
+    config: opt.Config = None,
+    debug: opt.Debug = False,
 ) -> None:
     session = _session(ctx)
     session.is_debugging = debug
@@ -154,32 +114,35 @@ def _session(ctx: typer.Context) -> Session:
     return ctx.ensure_object(Session)
 
 
+app.command()(demo)
+
+
 # ── histories in, state fitted ────────────────────────────────────────────────────────────────
 
 
 @app.command()
 def ingest(  # noqa: PLR0913  one parameter per option
     ctx: typer.Context,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…")] = None,
-    user: Column = None,
-    input: Column = None,
-    response: Column = None,
-    item: Column = None,
-    rating: Column = None,
-    label: Column = None,
-    at: Column = None,
-    facet: Column = None,
-    format: Annotated[str | None, typer.Option(help="Where the content does not tell.")] = None,
-    whose: Annotated[
-        str | None, typer.Option(metavar="USER", help="Whose a file without user ids is.")
-    ] = None,
-    dataset: Annotated[
-        tuple[str, Path] | None, typer.Option(metavar="NAME DIR", help="A public data set.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check only.")] = False,
-    as_json: AsJson = False,
+    files: opt.Files = None,
+    user: opt.UserColumn = None,
+    input: opt.InputColumn = None,
+    response: opt.ResponseColumn = None,
+    item: opt.ItemColumn = None,
+    rating: opt.RatingColumn = None,
+    label: opt.LabelColumn = None,
+    at: opt.TimeColumn = None,
+    facet: opt.FacetColumn = None,
+    format: opt.Format = None,
+    whose: opt.Whose = None,
+    dataset: opt.Dataset = None,
+    keep_consent: opt.KeepConsent = False,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Add the interactions of files; columns are guessed, and the guess is printed."""
+    """Add the interactions of files, or of a data set.
+
+    Columns are guessed, and the guess is printed.
+    """
     from copersona.columns import ColumnMap
 
     if bool(files) == bool(dataset):
@@ -200,7 +163,9 @@ def ingest(  # noqa: PLR0913  one parameter per option
         ]
         if dataset:
             told = _counted(report, dataset[0])
-            reads = [partial(engine.ingest_dataset, *dataset, dry_run=dry_run, progress=told)]
+            asked: dict[str, Any] = {"consent": None} if keep_consent else {}
+            asked |= {"dry_run": dry_run, "progress": told}
+            reads = [partial(engine.ingest_dataset, *dataset, **asked)]
         reports, unread = _ingest_each(reads)
     for one in reports:
         terminal.say_ingested(one, as_json=as_json, dry_run=dry_run)
@@ -234,8 +199,8 @@ def _ingest_code(reports: list[IngestReport], n_unread: int) -> int:
 
 
 @app.command()
-def fit(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Find facets, build the persona graph and publish a new fitted state."""
+def fit(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
+    """Learn facets and the persona graph from all who lend."""
     with _session(ctx).open() as engine, terminal.progress_bars() as report:
         fitted = engine.fit(progress=report)
     terminal.say_fitted(fitted, as_json=as_json)
@@ -245,8 +210,8 @@ def fit(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def persona(ctx: typer.Context, user: User, as_json: AsJson = False) -> None:
-    """Show what is known of a user, facet by facet, and what of it is borrowed."""
+def persona(ctx: typer.Context, user: opt.User, as_json: opt.AsJson = False) -> None:
+    """Show what is known of a user, and what of it is borrowed."""
     _check(user)
     with _session(ctx).open() as engine:
         found = engine.persona(user)
@@ -256,14 +221,17 @@ def persona(ctx: typer.Context, user: User, as_json: AsJson = False) -> None:
 @app.command()
 def prompt(
     ctx: typer.Context,
-    user: User,
-    text: Text,
-    budget: Budget = None,
-    instruction: Instruction = "",
-    item: Item = None,
-    as_json: AsJson = False,
+    user: opt.User,
+    text: opt.Text,
+    budget: opt.Budget = None,
+    instruction: opt.Instruction = "",
+    item: opt.Item = None,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Print the messages that personalise one request, without calling a language model."""
+    """Print the personalised messages of one request.
+
+    No language model is called.
+    """
     _check(user, text)
     with _session(ctx).open() as engine:
         context = engine.prompt(
@@ -275,30 +243,34 @@ def prompt(
 @app.command()
 def chat(  # noqa: PLR0913  one parameter per option
     ctx: typer.Context,
-    user: User,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Else from stdin.")] = None,
-    budget: Budget = None,
-    instruction: Instruction = "",
-    item: Item = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
-    as_json: AsJson = False,
+    user: opt.User,
+    text: opt.MaybeText = None,
+    budget: opt.Budget = None,
+    instruction: opt.Instruction = "",
+    item: opt.Item = None,
+    max_tokens: opt.MaxTokens = 256,
+    temperature: opt.Temperature = 0.0,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Answer one request, or every line of standard input, with the personalised model."""
+    """Answer with the language model, personalised.
+
+    One request, or every line of standard input.
+    """
     asked: dict[str, Any] = {
         "instruction": instruction,
         "item": item,
         "budget_tokens": budget,
     }
+    _check(user, text)
     with _session(ctx).open() as engine:
+        engine.language_model()  # where there is none, before anything is computed or stored
         for line in terminal.typed_lines() if text is None else [text]:
             _check(user, line)
+            context = engine.prompt(user, line, **asked)
             try:
-                answer = engine.chat(
-                    user, line, max_tokens=max_tokens, temperature=temperature, **asked
-                )
+                answer = engine.answer(context, max_tokens=max_tokens, temperature=temperature)
             except BackendError as error:
-                terminal.say_unanswered(engine.prompt(user, line, **asked), error, as_json=as_json)
+                terminal.say_unanswered(context, error, as_json=as_json)
                 raise
             terminal.say_answer(answer, as_json=as_json)
 
@@ -306,22 +278,33 @@ def chat(  # noqa: PLR0913  one parameter per option
 @app.command()
 def explain(
     ctx: typer.Context,
-    trace_or_user: Annotated[str, typer.Argument(metavar="TRACE_ID|USER")],
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]")] = None,
-    as_json: AsJson = False,
+    trace_or_user: opt.TraceOrUser,
+    text: opt.NewText = None,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Say what went into a context and why: of a past request, or of a new one."""
+    """Say what went into a context, and why.
+
+    Of a past request by its trace, or of a new one.
+    """
     _check(trace_or_user, text)
     with _session(ctx).open() as engine:
-        if text is None:
-            explanation = engine.explain(trace_or_user)
-        else:
-            explanation = engine.explain_query(trace_or_user, text)
+        explanation = _explained(engine, trace_or_user, text)
     if as_json:
         terminal.say_json(explanation.to_dict())
         return
     for line in explanation.lines():
         terminal.say(line)
+
+
+def _explained(engine: CoPersona, trace_or_user: str, text: str | None) -> Explanation:
+    if text is not None:
+        return engine.explain_query(trace_or_user, text)
+    try:
+        return engine.explain(trace_or_user)
+    except UnknownUserError as error:
+        raise UnknownUserError(
+            f"{error} as {trace_or_user}; to explain a new request: copersona explain USER TEXT"
+        ) from error
 
 
 # ── what users decide ─────────────────────────────────────────────────────────────────────────
@@ -330,20 +313,12 @@ def explain(
 @app.command()
 def consent(
     ctx: typer.Context,
-    user: User,
-    remember: Annotated[
-        bool | None, typer.Option("--remember/--no-remember", help="Keep the history.")
-    ] = None,
-    learn: Annotated[
-        bool | None, typer.Option("--learn/--no-learn", help="Complete it from others.")
-    ] = None,
-    lend: Annotated[
-        Literal["no", "aggregate", "text"] | None, typer.Option(help="What others may get.")
-    ] = None,
-    train: Annotated[
-        bool | None, typer.Option("--train/--no-train", help="Texts may train a model.")
-    ] = None,
-    as_json: AsJson = False,
+    user: opt.User,
+    remember: opt.Remember = None,
+    learn: opt.Learn = None,
+    lend: opt.Lend = None,
+    train: opt.Train = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show what a user allows, or change it."""
     _check(user)
@@ -362,8 +337,8 @@ def consent(
 
 
 @app.command()
-def instruct(ctx: typer.Context, user: User, text: Text) -> None:
-    """Keep what a user says outright; it outranks everything inferred."""
+def instruct(ctx: typer.Context, user: opt.User, text: opt.Said) -> None:
+    """Keep what a user says outright; it outranks all else."""
     _check(user, text)
     with _session(ctx).open(create=True) as engine:
         engine.instruct(user, text)
@@ -373,16 +348,16 @@ def instruct(ctx: typer.Context, user: User, text: Text) -> None:
 @app.command()
 def correct(  # noqa: PLR0913  one parameter per option
     ctx: typer.Context,
-    user: User,
-    interaction_id: InteractionId,
-    input: Changed = None,
-    response: Changed = None,
-    item: Changed = None,
-    rating: Annotated[float | None, typer.Option(help="The new value.")] = None,
-    label: Changed = None,
-    at: Changed = None,
-    facet: Changed = None,
-    as_json: AsJson = False,
+    user: opt.User,
+    interaction_id: opt.InteractionId,
+    input: opt.Changed = None,
+    response: opt.Changed = None,
+    item: opt.Changed = None,
+    rating: opt.NewRating = None,
+    label: opt.Changed = None,
+    at: opt.Changed = None,
+    facet: opt.Changed = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Change fields of one interaction."""
     from copersona.interactions import parse_time
@@ -403,7 +378,7 @@ def correct(  # noqa: PLR0913  one parameter per option
 
 
 @app.command()
-def remove(ctx: typer.Context, user: User, interaction_id: InteractionId) -> None:
+def remove(ctx: typer.Context, user: opt.User, interaction_id: opt.InteractionId) -> None:
     """Erase one interaction."""
     with _session(ctx).open() as engine:
         engine.remove(user, interaction_id)
@@ -413,24 +388,39 @@ def remove(ctx: typer.Context, user: User, interaction_id: InteractionId) -> Non
 @app.command()
 def expire(
     ctx: typer.Context,
-    older_than: Annotated[int, typer.Option(min=0, max=100_000, metavar="DAYS")],
-    as_json: AsJson = False,
+    older_than: opt.Days,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Erase the interactions of all users that are older; undated ones stay."""
+    """Erase all interactions older than so many days.
+
+    Of all users; undated ones stay.
+    """
     with _session(ctx).open() as engine:
         n_erased = engine.expire(time.time() - older_than * _DAY_S)
     terminal.say_json({"erased": n_erased}) if as_json else terminal.say(f"{n_erased:,} erased")
 
 
 @app.command()
-def forget(ctx: typer.Context, user: User, yes: Yes = False, as_json: AsJson = False) -> None:
+def forget(
+    ctx: typer.Context, user: opt.User, yes: opt.Yes = False, as_json: opt.AsJson = False
+) -> None:
     """Erase a user everywhere and print the receipt."""
     _check(user)
     with _session(ctx).open() as engine:
         if not yes:
-            terminal.ask(f"Forget {user} for good?")
-        receipt = engine.forget(user).to_dict()
-    terminal.say_fields(receipt, as_json=as_json)
+            n_rows = len(engine.store.history(engine.namespace, user))
+            terminal.ask(f"Forget {user} and {n_rows:,} interactions for good?")
+        receipt = engine.forget(user)
+    terminal.say_receipt(receipt, as_json=as_json)
+
+
+@app.command()
+def readmit(ctx: typer.Context, user: opt.User) -> None:
+    """Take a forgotten user in again, who starts anew."""
+    _check(user)
+    with _session(ctx).open() as engine:
+        engine.readmit(user)
+    terminal.notice("readmitted")
 
 
 # ── the store and the models ──────────────────────────────────────────────────────────────────
@@ -439,18 +429,24 @@ def forget(ctx: typer.Context, user: User, yes: Yes = False, as_json: AsJson = F
 @app.command()
 def export(
     ctx: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR")],
-    as_json: AsJson = False,
+    directory: opt.Folder,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Write all interactions and consents of the namespace as JSON lines and Parquet."""
+    """Write everything of the namespace to a folder.
+
+    Interactions as JSON lines and Parquet, consents and instructions as JSON.
+    """
     with _session(ctx).open() as engine:
         place = engine.export(directory)
     terminal.say_json({"path": place}) if as_json else terminal.say(str(place))
 
 
 @app.command()
-def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Look for damage in the store and the fitted state; exit code 4 where there is any."""
+def doctor(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
+    """Look for damage in the store and the fitted states.
+
+    The exit code is 4 where there is any.
+    """
     with _session(ctx).open() as engine:
         problems = engine.doctor()
     if as_json:
@@ -462,7 +458,7 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @models_app.command("list")
-def list_models(as_json: AsJson = False) -> None:
+def list_models(as_json: opt.AsJson = False) -> None:
     """Show the pinned models and whether they are installed."""
     from copersona import models
 
@@ -470,8 +466,8 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 @models_app.command("install")
-def install_model(name: str, as_json: AsJson = False) -> None:
-    """Fetch and check a model; the language model is converted once."""
+def install_model(name: opt.ModelName, as_json: opt.AsJson = False) -> None:
+    """Fetch and check a model."""
     from copersona import models
 
     with terminal.progress_bars() as report:

@@ -8,11 +8,13 @@ flag. This module knows no files and no formats.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 from copersona.errors import DataError
 from copersona.interactions import parse_time
@@ -254,10 +256,50 @@ class RowMapper:
     def _metadata(self, row: Row) -> dict[str, object]:
         unused = {name: value for name, value in row.items() if name not in self._claimed}
         unused.pop("source", None)
-        own = unused.pop("metadata", None)
+        own = unused.get("metadata")
         if isinstance(own, Mapping):
+            del unused["metadata"]
             unused.update(own)
         return {name: value for name, value in unused.items() if _is_kept(value)}
+
+
+OWN_FIELDS = frozenset(entry.name for entry in fields(Interaction))
+"""The columns of an export of our own."""
+
+
+def is_own_export(row: Row) -> bool:
+    """True of a row as `exporting` writes it: every field there, numbers as numbers."""
+    numbers = (row.get("rating"), row.get("at"))
+    return row.keys() == OWN_FIELDS and all(n is None or _is_number(n) for n in numbers)
+
+
+def exported(row: Row) -> Interaction:
+    """The interaction behind a row of our own export, to the letter; not yet checked.
+
+    Raises:
+        DataError: an unknown column, or metadata that are no object and no JSON text of one.
+    """
+    if unknown := row.keys() - OWN_FIELDS:
+        raise DataError(f"no field of an export: {', '.join(sorted(unknown))}")
+    values: dict[str, Any] = {name: row.get(name) for name in OWN_FIELDS}
+    values["metadata"] = _exported_metadata(values["metadata"])
+    for name in ("user", "input", "response", "id"):
+        values[name] = "" if values[name] is None else values[name]
+    return Interaction(**values)
+
+
+def _exported_metadata(value: object) -> Mapping[str, Any]:
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise DataError("not the JSON text of an object", field="metadata") from error
+    if not isinstance(found, Mapping):
+        raise DataError("must be an object, or the JSON text of one", field="metadata")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_text(value: object, field: str) -> str:

@@ -1,23 +1,24 @@
 """Export of one namespace: everything stored, in two documented forms, with a manifest.
 
 `interactions.jsonl` and `interactions.parquet` hold the same rows; `consent.json` who differs from
-the default; `instructions.json` what users said outright. Knows files and records, no store.
+the default; `instructions.json` what users said outright. `readers` takes either of the first two
+back to the letter, `open_export` the others. Knows files and records, no store.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from copersona.errors import DataError
-from copersona.records import Consent, Interaction
+from copersona.records import Consent, Interaction, Lend
 
 _BATCH = 10_000
 _TEXT = ("id", "user", "input", "response", "item", "label", "facet", "thread", "source",
@@ -66,4 +67,72 @@ def _write_rows(directory: Path, interactions: Iterable[Interaction]) -> int:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
+    path.write_text(text + "\n", "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An export as it lies in its folder.
+
+    Attributes:
+        rows: the file with the interactions, for a reader.
+        n_interactions: rows it was written with; fewer means that the file was cut.
+    """
+
+    rows: Path
+    namespace: str
+    n_interactions: int
+    consents: Mapping[str, Consent]
+    instructions: Mapping[str, tuple[str, ...]]
+
+
+def open_export(directory: Path) -> Export:
+    """What `export_namespace` wrote into a folder.
+
+    Raises:
+        DataError: a file is missing or is not what it should be.
+    """
+    manifest = _read_json(directory / "manifest.json")
+    n_interactions, namespace = manifest.get("n_interactions"), manifest.get("namespace")
+    if not isinstance(n_interactions, int) or not isinstance(namespace, str):
+        raise DataError("not the manifest of an export", source=str(directory / "manifest.json"))
+    path = directory / "consent.json"
+    consents = {user: _consent(path, user, given) for user, given in _read_json(path).items()}
+    path = directory / "instructions.json"
+    said = {user: _texts(path, user, given) for user, given in _read_json(path).items()}
+    return Export(directory / "interactions.jsonl", namespace, n_interactions, consents, said)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", source=str(path)) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"broken JSON: {error}", source=str(path)) from error
+    if not isinstance(value, dict):
+        raise DataError("must be a JSON object", source=str(path))
+    return value
+
+
+def _consent(path: Path, user: str, given: Any) -> Consent:
+    """Every purpose must be there: what is missing must not become a yes."""
+    purposes = asdict(Consent()).keys()
+    if not isinstance(given, dict) or given.keys() != purposes:
+        raise DataError(
+            f"must be an object with {', '.join(purposes)}", source=str(path), field=user
+        )
+    lend = given["lend"]
+    if lend not in get_args(Lend) or not all(
+        isinstance(given[name], bool) for name in purposes - {"lend"}
+    ):
+        raise DataError("true or false, and no, aggregate or text for lend", source=str(path),
+                        field=user)  # fmt: skip
+    return Consent(**given)
+
+
+def _texts(path: Path, user: str, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise DataError("must be a list of texts", source=str(path), field=user)
+    return tuple(given)

@@ -12,42 +12,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from copersona.alignment import AlignmentConfig, FacetPeers, fit_transfer
-from copersona.completion import (
-    Borrowed,
+from copersona.alignment import AlignmentConfig, fit_transfer
+from copersona.calibration import (
     Calibration,
     CompletionConfig,
-    FacetCompletion,
-    MaskedFacet,
+    Curve,
+    MaskedFacets,
     agreement_floor,
-    borrow,
     calibrate,
-    complete_facet,
-    find_peers,
 )
+from copersona.completion import FacetCompletion, complete_facet
 from copersona.corpus import Corpus
 from copersona.errors import ArtifactError, DataError
 from copersona.facets import FacetConfig, Facets, fit_facets, name_facets
-from copersona.graph import (
-    GraphConfig,
-    LayerStates,
-    PersonaGraph,
-    build_graph,
-    layer_states,
-    search_layer,
-)
+from copersona.graph import GraphConfig, LayerStates, PersonaGraph, build_graph, layer_states
+from copersona.lending import Lenders, Offers
+from copersona.masking import mask_facets
 from copersona.profiles import (
+    Observed,
     OwnEvidence,
     ProfileConfig,
     ViewModel,
-    average,
     decay_weights,
     fit_view_models,
 )
@@ -56,7 +48,7 @@ from copersona.residuals import ResidualConfig, ResidualModel, View, fit_residua
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
-ENOUGH_MASKED = 100
+ENOUGH_MASKED = 300
 """Masked facets with peers that the calibration wants before it asks less of their support."""
 
 _STAGES = ("facets", "residuals", "profiles", "graph", "transfer", "calibration")
@@ -113,16 +105,23 @@ class FittedState:
         """Number of facets."""
         return self.facets.n_facets
 
+    @property
+    def lending(self) -> Lenders:
+        """The lenders as a source of peers."""
+        graph = self.config.graph
+        return Lenders(self.evidence, self.states, self.graph, self.transfer,
+                       self.config.alignment, graph.min_support, graph.k)  # fmt: skip
+
+    def observe(self, corpus: Corpus, now: float | None = None) -> Observed:
+        """Residuals of the users of any corpus under this state."""
+        in_fit = np.isin(corpus.id_hashes, self.fitted_ids)
+        half_life = self.config.profiles.half_life
+        return _observe(corpus, self.facets, self.residuals, in_fit,
+                        decay_weights(corpus.at, half_life, now or self.cut))  # fmt: skip
+
     def evidence_of(self, corpus: Corpus, now: float | None = None) -> OwnEvidence:
         """Own evidence of the users of any corpus under this state."""
-        assigned = self.facets.assign(corpus.inputs, corpus.declared)
-        in_fit = np.isin(corpus.id_hashes, self.fitted_ids)
-        residuals, present = self.residuals.transform(corpus, assigned, in_fit)
-        weights = decay_weights(corpus.at, self.config.profiles.half_life, now or self.cut)
-        return average(
-            residuals, present, corpus.users, assigned, n_users=corpus.n_users,
-            n_facets=self.n_facets, views=self.residuals.views, weights=weights,
-        )  # fmt: skip
+        return self.observe(corpus, now).average()
 
     def view(
         self,
@@ -134,29 +133,19 @@ class FittedState:
     ) -> UserView:
         """One user's persona, facet by facet, from own evidence and who lends now."""
         states = layer_states(evidence, self.models)
-        row = self.row_of.get(user)
-        candidates = self._candidates(user, states, row)
-        lends = np.array([may_lend(self.lenders[c]) for c in candidates.tolist()], bool)
-        peers: list[Borrowed | None] = [None] * self.n_facets
+        offers: Sequence[Offers | None] = [None] * self.n_facets
         if learns:
-            found = find_peers(
-                states,
-                0,
-                self.states,
-                candidates,
-                lends,
-                self.transfer,
-                self.config.alignment,
-                min_support=self.config.graph.min_support,
-            )
-            peers = [self.offer(p, f) for f, p in enumerate(found)]
+            candidates = self._candidates(user, states)
+            lends = np.array([may_lend(self.lenders[c]) for c in candidates.tolist()], bool)
+            everywhere = range(self.n_facets)
+            offers = self.lending.offers(states, 0, candidates, lends, everywhere)
         facets = tuple(
             complete_facet(
                 f,
                 states,
                 0,
                 self.models,
-                peers[f],
+                offers[f],
                 self.calibration,
                 evidence.support[0, f],
                 self.config.completion,
@@ -165,37 +154,12 @@ class FittedState:
         )
         return UserView(user, evidence, states, facets)
 
-    def offer(self, peers: FacetPeers, f: int) -> Borrowed:
-        """What chosen peers offer in one facet."""
-        return borrow(
-            peers, self.states.specifics[peers.rows, f], self.evidence.support[peers.rows, f]
-        )
-
-    def _candidates(self, user: str, states: LayerStates, row: int | None) -> Array:
+    def _candidates(self, user: str, states: LayerStates) -> Array:
         """Listed neighbours of a lender; for anyone else the nearest lenders of every layer."""
+        row = self.row_of.get(user)
         if row is not None:
             return self.graph.candidates(row)
-        return self.search(states, np.zeros(1, int), exclude=None)[0]
-
-    def search(self, states: LayerStates, rows: Array, exclude: Array | None) -> list[Array]:
-        """Candidates of users who are not in the graph, layer by layer.
-
-        Shapes:
-            rows (n,): rows in `states` · exclude (n,): a lender row never returned, −1 for none
-        """
-        found = [
-            search_layer(
-                states.vectors[rows, layer],
-                self.states.vectors[:, layer],
-                self.graph.lends[layer],
-                self.config.graph.k,
-                exclude=exclude,
-            )[0]
-            for layer in range(self.graph.n_layers)
-        ]
-        joined = np.concatenate(found, axis=1)
-        unique = [np.unique(listed) for listed in joined]
-        return [listed[listed >= 0] for listed in unique]
+        return self.lending.search(states, np.zeros(1, int), exclude=None)[0]
 
 
 @dataclass(frozen=True)
@@ -249,145 +213,60 @@ def fit_state(
         )
     report("residuals")
     model = fit_residuals(corpus, assigned, facets.n_facets, config.residuals)
-    in_fit = np.ones(len(corpus), bool)
-    residuals, present = model.transform(corpus, assigned, in_fit)
+    observed = _observe(corpus, facets, model, np.ones(len(corpus), bool),
+                        decay_weights(corpus.at, config.profiles.half_life, cut))  # fmt: skip
     report("profiles")
-    weights = decay_weights(corpus.at, config.profiles.half_life, cut)
-    cells = _Cells(
-        residuals,
-        present,
-        corpus.users,
-        assigned,
-        corpus.n_users,
-        facets.n_facets,
-        model.views,
-        weights,
-    )
-    evidence = cells.average()
-    models = fit_view_models(
-        residuals,
-        present,
-        corpus.users,
-        assigned,
-        evidence,
-        views=model.views,
-        config=config.profiles,
-    )
+    evidence = observed.average()
+    models = fit_view_models(observed, evidence, config.profiles)
     states = layer_states(evidence, models)
     report("graph")
     graph = build_graph(states, np.ones(corpus.n_users, bool), config.graph)
     report("transfer")
-    first, second = cells.halves(config.alignment.seed)
+    first, second = _halves(observed, config.alignment.seed)
     transfer = fit_transfer(first, second, models, config.alignment)
     report("calibration")
     floor = agreement_floor(
         states.specifics, graph.lends, n_peers=config.alignment.n_peers, seed=config.completion.seed
     )
-    nothing = np.zeros((len(models), 1))
-    blank = Calibration(np.array([0.0]), nothing, nothing, nothing, floor)
+    nothing = Curve.none(len(models))
     draft = FittedState(
         config, encoder, cut, corpus.user_ids, facets, model, models, evidence, states, graph,
-        transfer, blank, np.sort(corpus.id_hashes),
+        transfer, Calibration(nothing, nothing, floor), np.sort(corpus.id_hashes),
     )  # fmt: skip
-    masked = _enough_masked(draft, evidence)
-    calibration = calibrate(masked, models, floor, config.completion)
-    return FittedState(**{**draft.__dict__, "calibration": calibration})
+    masked = _enough_masked(draft, observed)
+    return replace(draft, calibration=calibrate(masked, models, floor, config.completion))
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Residuals with the user and facet they belong to."""
-
-    residuals: Array
-    present: Array
-    users: Array
-    facets: Array
-    n_users: int
-    n_facets: int
-    views: Sequence[View]
-    weights: Array | None
-
-    def average(self, rows: Array | None = None) -> OwnEvidence:
-        at = slice(None) if rows is None else rows
-        weights = None if self.weights is None else self.weights[at]
-        return average(
-            self.residuals[at], self.present[at], self.users[at], self.facets[at],
-            n_users=self.n_users, n_facets=self.n_facets, views=self.views, weights=weights,
-        )  # fmt: skip
-
-    def halves(self, seed: int) -> tuple[OwnEvidence, OwnEvidence]:
-        """Two disjoint halves of every user-facet, by a seeded shuffle."""
-        cell = self.users.astype(np.int64) * self.n_facets + self.facets
-        order = np.lexsort((np.random.default_rng(seed).random(len(cell)), cell))
-        starts = np.r_[True, np.diff(cell[order]) != 0]
-        rank = np.arange(len(cell)) - np.maximum.accumulate(
-            np.where(starts, np.arange(len(cell)), 0)
-        )
-        is_first = np.zeros(len(cell), bool)
-        is_first[order] = rank % 2 == 0
-        return self.average(np.flatnonzero(is_first)), self.average(np.flatnonzero(~is_first))
+def _observe(
+    corpus: Corpus, facets: Facets, model: ResidualModel, in_fit: Array, weights: Array | None
+) -> Observed:
+    assigned = facets.assign(corpus.inputs, corpus.declared)
+    residuals, present = model.transform(corpus, assigned, in_fit)
+    return Observed(residuals, present, corpus.users, assigned, corpus.n_users, facets.n_facets,
+                    model.views, weights)  # fmt: skip
 
 
-def mask_facets(
-    state: FittedState, evidence: OwnEvidence, *, exclude_self: bool, min_support: float = 4.0
-) -> list[MaskedFacet]:
-    """Hide every well-supported facet in turn and predict it from the rest and from peers.
-
-    The hidden interactions leave every sum and every search vector of the user.
-
-    Args:
-        evidence: of the users to test; the state's own lenders when `exclude_self`.
-        exclude_self: never let a user be its own peer.
-    """
-    masked: list[MaskedFacet] = []
-    rng = np.random.default_rng(state.config.completion.seed)
-    limit = max(30, state.config.completion.tested // state.n_facets)
-    support = evidence.support.max(axis=2)
-    for f in range(state.n_facets):
-        elsewhere = support.sum(axis=1) - support[:, f]
-        users = np.flatnonzero((support[:, f] >= min_support) & (elsewhere > 0))
-        users = np.sort(rng.permutation(users)[:limit])
-        if len(users):
-            masked.extend(_mask_one(state, evidence, users, f, exclude_self))
-    return masked
+def _halves(observed: Observed, seed: int) -> tuple[OwnEvidence, OwnEvidence]:
+    """Two disjoint halves of every user-facet, by a seeded shuffle."""
+    cell = observed.users.astype(np.int64) * observed.n_facets + observed.facets
+    order = np.lexsort((np.random.default_rng(seed).random(len(cell)), cell))
+    starts = np.r_[True, np.diff(cell[order]) != 0]
+    rank = np.arange(len(cell)) - np.maximum.accumulate(np.where(starts, np.arange(len(cell)), 0))
+    is_first = np.zeros(len(cell), bool)
+    is_first[order] = rank % 2 == 0
+    return observed.average(np.flatnonzero(is_first)), observed.average(np.flatnonzero(~is_first))
 
 
-def _enough_masked(state: FittedState, evidence: OwnEvidence) -> list[MaskedFacet]:
+def _enough_masked(state: FittedState, observed: Observed) -> MaskedFacets:
     """Masked facets of at least four interactions; of fewer where a small population has few."""
-    masked: list[MaskedFacet] = []
     for min_support in (4.0, 2.0, 1.0):
-        masked = mask_facets(state, evidence, exclude_self=True, min_support=min_support)
-        if sum(m.alignment > 0 for m in masked) >= ENOUGH_MASKED:
+        masked = mask_facets(
+            observed, state.models, state.lending, state.calibration.agreement_floor,
+            state.config.completion, are_lenders=True, min_support=min_support,
+        )  # fmt: skip
+        if (masked.unknown > 0).any(axis=1).sum() >= ENOUGH_MASKED:
             break
     return masked
-
-
-def _mask_one(
-    state: FittedState, evidence: OwnEvidence, users: Array, f: int, exclude_self: bool
-) -> list[MaskedFacet]:
-    hidden = layer_states(evidence.take(users).without_facet(f), state.models)
-    exclude = users if exclude_self else None
-    found = state.search(hidden, np.arange(len(users)), exclude)
-    center = np.concatenate([model.center[f] for model in state.models])
-    rows = []
-    for place, (user, candidates) in enumerate(zip(users.tolist(), found, strict=True)):
-        peers = find_peers(
-            hidden,
-            place,
-            state.states,
-            candidates,
-            np.ones(len(candidates), bool),
-            state.transfer,
-            state.config.alignment,
-        )[f]
-        offer = state.offer(peers, f)
-        own = np.concatenate([p.others[place, f] for p in hidden.posteriors])
-        rows.append(MaskedFacet(
-            user, f, evidence.means[user, f] - center, own, offer.offered,
-            peers.alignment if peers.n_effective >= state.config.completion.min_donors else 0.0,
-            offer.agreement, evidence.support[user, f], float(hidden.support[place].sum()),
-        ))  # fmt: skip
-    return rows
 
 
 def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -410,8 +289,10 @@ def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
     }
     for name in _RESIDUAL_ARRAYS:
         arrays[f"residuals.{name}"] = getattr(model, name)
-    for name in _CALIBRATION_ARRAYS:
-        arrays[f"calibration.{name}"] = getattr(state.calibration, name)
+    arrays["calibration.agreement_floor"] = state.calibration.agreement_floor
+    for kind in _CURVES:
+        for name in _CURVE_ARRAYS:
+            arrays[f"calibration.{kind}.{name}"] = getattr(getattr(state.calibration, kind), name)
     for view in state.models:
         for name in _MODEL_ARRAYS:
             arrays[f"model.{view.view.name}.{name}"] = getattr(view, name)
@@ -434,7 +315,8 @@ def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
 _RESIDUAL_ARRAYS = ("center", "weights", "basis", "facet_means", "location", "scale", "item_sums",
                     "item_counts", "item_shrinkage")  # fmt: skip
 _MODEL_ARRAYS = ("center", "noise", "signal")
-_CALIBRATION_ARRAYS = ("edges", "slope", "explained", "lower", "agreement_floor")
+_CURVES = ("shared", "specific")
+_CURVE_ARRAYS = ("edges", "slope", "explained", "lower")
 
 
 def _storable(array: Array) -> Array:
@@ -482,7 +364,11 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
     evidence = OwnEvidence(arrays["evidence.support"], arrays["evidence.means"])
     graph = PersonaGraph(*(arrays[f"graph.{n}"] for n in ("neighbours", "is_edge", "radius",
                                                           "lends")))  # fmt: skip
-    calibration = Calibration(*(arrays[f"calibration.{name}"] for name in _CALIBRATION_ARRAYS))
+    shared, specific = (
+        Curve(*(arrays[f"calibration.{kind}.{name}"] for name in _CURVE_ARRAYS))
+        for kind in _CURVES
+    )
+    calibration = Calibration(shared, specific, arrays["calibration.agreement_floor"])
     return FittedState(
         MethodConfig.model_validate(meta["config"]), meta["encoder"], meta["cut"],
         tuple(texts["lenders"]), facets, residuals, models, evidence,

@@ -67,7 +67,9 @@ def layer_states(evidence: OwnEvidence, models: Sequence[ViewModel]) -> LayerSta
     With one facet there is nothing that other facets could predict: the facet's layer holds the
     whole tendency and layer 0 stays empty (F = 1 is the global model).
 
-    Source: method step 3. Views are joined by concatenation, each scaled by its signal share.
+    Source: method step 3. Deviates: layer 0 is the mean residual over all facets, not the leading
+    component of Σ, and views are joined as they are, not scaled by their signal share; both found
+    better peers on masked facets (docs/decisions/0006).
     """
     n_users, n_facets, _ = evidence.support.shape
     n_columns = evidence.means.shape[2]
@@ -84,13 +86,13 @@ def layer_states(evidence: OwnEvidence, models: Sequence[ViewModel]) -> LayerSta
         posteriors.append(posterior)
         specific = np.where(support[..., None] > 0, means - posterior.others, 0)
         specifics[..., part] = specific
-        share = shares[number]
-        joined[:, 1:, part] = specific * share
-        weight = share / shares.sum()
+        joined[:, 1:, part] = specific
+        weight = shares[number] / shares.sum()
         credibility[:, 1:] += weight * support / (support + model.kappa)
         if n_facets > 1:
-            joined[:, 0, part] = np.einsum("f,ufd->ud", model.leading, posterior.theta) * share
             total = support.sum(axis=1)
+            whole = (means * support[..., None]).sum(axis=1)
+            joined[:, 0, part] = whole / np.maximum(total, 1e-9)[:, None]
             credibility[:, 0] += weight * total / (total + model.kappa.mean())
     return LayerStates(
         unit(joined), credibility, specifics, evidence.support.max(axis=2), tuple(posteriors)
@@ -159,7 +161,8 @@ def build_graph(states: LayerStates, may_lend: Array, config: GraphConfig) -> Pe
         found = rows[:, : config.k] >= 0
         n_found = np.maximum(found.sum(axis=1), 1)
         radius[layer] = (cosines[:, : config.k] * found).sum(axis=1) / n_found
-        score = corrected(cosines, radius[layer][:, None], radius[layer][rows])
+        usual = float(radius[layer][lends[layer]].mean()) if lends[layer].any() else 0.0
+        score = corrected(cosines, radius[layer][:, None], radius[layer][rows], usual)
         score *= np.sqrt(states.credibility[:, layer, None] * states.credibility[rows, layer])
         score[rows < 0] = -np.inf
         order = np.lexsort((rows, -score), axis=1)[:, : config.k]
@@ -168,16 +171,19 @@ def build_graph(states: LayerStates, may_lend: Array, config: GraphConfig) -> Pe
     return PersonaGraph(neighbours, is_edge, radius, lends)
 
 
-def corrected(cosines: Array, radius_u: Array, radius_v: Array) -> Array:
-    """CSLS on the scale of a cosine: hubs lose, hermits gain, never below 0."""
-    mean = float(np.mean(radius_v)) if radius_v.size else 0.0
-    return np.maximum(cosines - (radius_u + radius_v) / 2 + mean, 0)
+def corrected(cosines: Array, radius_u: Array, radius_v: Array, usual: float) -> Array:
+    """CSLS on the scale of a cosine: hubs lose, hermits gain, never below 0.
+
+    Args:
+        usual: mean radius of a lender; someone of that radius keeps the cosine.
+    """
+    return np.maximum(cosines - (radius_u + radius_v) / 2 + usual, 0)
 
 
 def search_layer(
     queries: Array, vectors: Array, lends: Array, k: int, *, exclude: Array | None = None
 ) -> tuple[Array, Array]:
-    """The k lenders nearest to every query in one layer, as user rows, with cosines.
+    """The k lenders most like every query in one layer, as user rows, with cosines above 0.
 
     Shapes:
         queries (n, n_columns) · vectors (n_users, n_columns) · lends (n_users,) ->
@@ -192,7 +198,8 @@ def search_layer(
     found, cosines = top_k(queries, vectors[lenders], k, exclude=barred)
     if not len(lenders):
         return found, cosines
-    return np.where(found >= 0, lenders[found], -1).astype(np.int32), cosines
+    is_like = (found >= 0) & (cosines > 0)
+    return np.where(is_like, lenders[found], -1).astype(np.int32), np.where(is_like, cosines, 0)
 
 
 def mutual(neighbours: Array, one_way: int) -> Array:

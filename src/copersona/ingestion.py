@@ -7,7 +7,7 @@ told apart from what was ingested before by counting repeats over the whole file
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -15,7 +15,7 @@ from copersona.consent import MIN_DONORS, crossable_words, shared_words
 from copersona.corpus import Corpus, build_corpus
 from copersona.errors import DataError
 from copersona.interactions import check, with_ids
-from copersona.records import Interaction, RowOutcome
+from copersona.records import Consent, Interaction, RowOutcome
 from copersona.store import Store
 from copersona.vectors import VectorCache
 
@@ -23,6 +23,9 @@ Progress = Callable[[str, int, int], None]
 
 CHUNK = 5_000
 """Rows stored in one transaction."""
+
+PUBLIC = Consent(lend="text", train=True)
+"""What authors of public data sets allow, unless they say otherwise."""
 
 
 def add_rows(
@@ -57,8 +60,13 @@ def ingest_rows(
     *,
     dry_run: bool,
     progress: Callable[[int], None] | None,
+    before: Callable[[Iterable[str]], None] | None = None,
 ) -> tuple[int, int, int, tuple[RowOutcome, ...]]:
-    """Store a stream of rows chunk by chunk: read, stored, duplicates, rejected."""
+    """Store a stream of rows chunk by chunk: read, stored, duplicates, rejected.
+
+    Args:
+        before: called with the users of a chunk just before it is stored; not in a dry run.
+    """
     counts: Counter[str] = Counter()
     rejected: list[RowOutcome] = []
     seen: Counter[bytes] = Counter()
@@ -67,6 +75,8 @@ def ingest_rows(
         if dry_run:
             outcomes = [_outcome(index, row) for index, row in enumerate(chunk)]
         else:
+            if before:
+                before(dict.fromkeys(row.user for row in chunk if isinstance(row, Interaction)))
             outcomes = add_rows(store, namespace, chunk, seen)
         counts.update(outcome.status for outcome in outcomes)
         rejected += [
@@ -78,6 +88,31 @@ def ingest_rows(
         if progress:
             progress(n_read)
     return n_read, counts["stored"], counts["duplicate"], tuple(rejected)
+
+
+class Authors:
+    """Users of a public data set: what they allow is noted before their first row is stored.
+
+    Attributes:
+        n_set: for how many it was noted; whoever was in the store before keeps what they allow.
+    """
+
+    def __init__(self, store: Store, namespace: str, consent: Consent | None) -> None:
+        self._store, self._namespace, self._consent = store, namespace, consent
+        self.n_set = 0
+
+    def admit(self, users: Iterable[str]) -> None:
+        """Note the consent of those whom the store has never seen."""
+        if self._consent is None:
+            return
+        for user in users:
+            if self._store.user_revision(self._namespace, user):
+                continue
+            try:
+                self._store.set_consent(self._namespace, user, self._consent)
+            except DataError:  # forgotten, or no id at all: the row is rejected, with the reason
+                continue
+            self.n_set += 1
 
 
 def _checked(index: int, row: Interaction | RowOutcome) -> Interaction | RowOutcome:

@@ -18,6 +18,8 @@ Array = NDArray[Any]
 
 EXACT_ROWS = 100_000
 _BLOCK_CELLS = 8_000_000
+_GROUP = 16
+"""Columns of which only the largest is looked at while the k-th largest is bounded from below."""
 
 
 def top_k(
@@ -46,29 +48,29 @@ def top_k(
     rows = np.full((len(queries), k), -1, np.int32)
     cosines = np.zeros((len(queries), k), np.float32)
     usable = np.flatnonzero(np.any(database != 0, axis=1))
-    if not len(usable) or not len(queries):
+    asking = np.flatnonzero(np.any(queries != 0, axis=1))
+    if not len(usable) or not len(asking):
         return rows, cosines
     barred = np.full(len(queries), -1) if exclude is None else exclude
     search = _exact if exact or (exact is None and len(usable) <= EXACT_ROWS) else _approximate
-    search(
-        np.asarray(queries, np.float32),
+    rows[asking], cosines[asking] = search(
+        np.asarray(queries[asking], np.float32),
         np.asarray(database[usable], np.float32),
         usable,
-        barred,
-        rows,
-        cosines,
+        barred[asking],
+        k,
     )
-    silent = ~np.any(queries != 0, axis=1)
-    rows[silent], cosines[silent] = -1, 0
     return rows, cosines
 
 
 def _exact(
-    queries: Array, database: Array, usable: Array, barred: Array, rows: Array, cosines: Array
-) -> None:
+    queries: Array, database: Array, usable: Array, barred: Array, k: int
+) -> tuple[Array, Array]:
+    rows = np.full((len(queries), k), -1, np.int32)
+    cosines = np.zeros((len(queries), k), np.float32)
     position = np.full(int(usable.max()) + 2, -1)
     position[usable] = np.arange(len(usable))
-    k = min(rows.shape[1], len(usable))
+    k = min(k, len(usable))
     block = max(1, _BLOCK_CELLS // len(database))
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
@@ -81,20 +83,38 @@ def _exact(
         alive = np.isfinite(found)
         rows[part, :k] = np.where(alive, usable[best], -1)
         cosines[part, :k] = np.where(alive, found, 0)
+    return rows, cosines
 
 
 def _best(similarity: Array, k: int) -> Array:
     """Columns of the k largest of every row, best first, ties by lower column.
 
-    A partition finds the k-th value of a row; only what reaches it is sorted, which is several
-    times faster than an argpartition.
+    Only what reaches a bound below the k-th value of its row is sorted, which is several times
+    faster than an argpartition.
     """
-    kth = np.partition(similarity, -k, axis=1)[:, [-k]]
-    row, column = np.nonzero(similarity >= kth)
-    order = np.lexsort((column, -similarity[row, column], row))
-    row, column = row[order], column[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, row, side="left")
-    return column[rank < k].reshape(len(similarity), k)
+    n_columns = similarity.shape[1]
+    place = np.flatnonzero(similarity >= _bound(similarity, k)[:, None])
+    row, column = np.divmod(place, n_columns)
+    counts = np.bincount(row, minlength=len(similarity))
+    rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    value = np.full((len(similarity), counts.max()), -np.inf, np.float32)
+    value[row, rank] = similarity.ravel()[place]
+    columns = np.zeros(value.shape, np.int64)
+    columns[row, rank] = column
+    order = np.argsort(-value, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(columns, order, axis=1)
+
+
+def _bound(similarity: Array, k: int) -> Array:
+    """A value that at least k entries of each row reach, seldom many more: (n,).
+
+    The k-th largest of the maxima of small groups of columns, for a fraction of the work.
+    """
+    width = similarity.shape[1] // _GROUP
+    if width < 2 * k:
+        return np.asarray(np.partition(similarity, -k, axis=1)[:, -k])
+    grouped = similarity[:, : width * _GROUP].reshape(len(similarity), _GROUP, width)
+    return np.asarray(np.partition(grouped.max(axis=1), -k, axis=1)[:, -k])
 
 
 def build_index(database: Array) -> Index:
@@ -105,20 +125,22 @@ def build_index(database: Array) -> Index:
 
 
 def _approximate(
-    queries: Array, database: Array, usable: Array, barred: Array, rows: Array, cosines: Array
-) -> None:
+    queries: Array, database: Array, usable: Array, barred: Array, k: int
+) -> tuple[Array, Array]:
+    rows = np.full((len(queries), k), -1, np.int32)
+    cosines = np.zeros((len(queries), k), np.float32)
     index = build_index(database)
-    k = min(rows.shape[1] + 1, len(usable))
     for start in range(0, len(queries), 10_000):
         part = slice(start, start + 10_000)
-        found = index.search(queries[part], k)
+        found = index.search(queries[part], min(k + 1, len(usable)))
         # usearch answers a single query with flat arrays
         keys = usable[np.atleast_2d(np.asarray(found.keys, np.int64))]
         similarity = 1 - np.atleast_2d(np.asarray(found.distances, np.float32))
         similarity[keys == barred[part, None]] = -np.inf
-        order = np.lexsort((keys, -similarity), axis=1)[:, : rows.shape[1]]
+        order = np.lexsort((keys, -similarity), axis=1)[:, :k]
         keys = np.take_along_axis(keys, order, axis=1)
         similarity = np.take_along_axis(similarity, order, axis=1)
         alive = np.isfinite(similarity)
         rows[part, : keys.shape[1]] = np.where(alive, keys, -1)
         cosines[part, : keys.shape[1]] = np.where(alive, similarity, 0)
+    return rows, cosines

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from copersona.columns import ColumnMap, Row
+from copersona.columns import ColumnMap, Row, is_own_export
 from copersona.errors import DataError
 
-Shape = Literal["table", "lamp", "pgraphrag", "openai", "messages", "sharegpt"]
+Shape = Literal["table", "export", "lamp", "pgraphrag", "openai", "messages", "sharegpt"]
 
 # The columns of a flattened row: every field is its own column.
 FLAT_COLUMNS = ColumnMap(
@@ -70,6 +70,8 @@ class Setting:
 
 def detect_shape(record: Row) -> Shape:
     """The shape of the records that look like this one; `table` where it is flat."""
+    if is_own_export(record):
+        return "export"
     if isinstance(record.get("mapping"), Mapping):
         return "openai"
     if _is_list_of_objects(record.get("messages")):
@@ -254,6 +256,7 @@ def _first(record: Row, keys: tuple[str, ...]) -> object:
 
 _FLATTENERS: dict[Shape, Callable[[Row, Setting], Iterator[Row]]] = {
     "table": _table,
+    "export": _table,
     "lamp": _lamp,
     "pgraphrag": _pgraphrag,
     "openai": _openai,

@@ -14,7 +14,7 @@ import secrets
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -23,36 +23,30 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from copersona import artifacts, datasets, readers
+from copersona import datasets, readers
+from copersona.backends import Backends
 from copersona.columns import ColumnMap
-from copersona.consent import Policy
-from copersona.encoders import Encoder, default_encoder, open_encoder
+from copersona.consent import Policy, pseudonym
 from copersona.errors import ArtifactError, BackendError, ConfigError, DataError, NotFittedError
 from copersona.explain import trace_of
 from copersona.exporting import export_namespace
-from copersona.fitted import FittedState, MethodConfig, fit_state, from_arrays, to_arrays
+from copersona.fitted import FittedState, MethodConfig, fit_state
 from copersona.forgetting import counted, scan
-from copersona.generation import Generator, approximate_tokens, open_generator
-from copersona.ingestion import add_rows, encoded, ingest_rows, nameable
+from copersona.generation import Generator
+from copersona.ingestion import PUBLIC, Authors, add_rows, encoded, ingest_rows, nameable
 from copersona.prompting import PromptConfig, render
-from copersona.records import Consent, Context, Interaction, Persona, Query, RowOutcome
+from copersona.published import Published, States
+from copersona.records import Consent, Context, Evidence, Interaction, Persona, Query, RowOutcome
 from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
 from copersona.retrieval import RetrievalConfig, rank
 from copersona.serving import Desk
 from copersona.store import Store
-from copersona.text_items import (
-    TextItems,
-    build_text_items,
-    items_from_arrays,
-    items_to_arrays,
-)
+from copersona.text_items import build_text_items
 from copersona.unlearn import NOT_UNLEARNT, without_user
 from copersona.vectors import VectorCache
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
-
-_KEPT_STATES = 2
 
 
 class CoPersonaConfig(BaseModel):
@@ -77,12 +71,15 @@ class CoPersona:
         encoder: str | None,
         generator: str | None,
         config: CoPersonaConfig,
+        api_key: str | None = None,
+        encoder_api_key: str | None = None,
     ) -> None:
         self.store, self.namespace, self.config = store, namespace, config
-        self._root, self._encoder_spec, self._generator_spec = state_root, encoder, generator
-        self._encoders: dict[str, Encoder] = {}
-        self._generator: Generator | None = None
-        self._published: tuple[str, FittedState, TextItems] | None = None
+        self._root = state_root
+        self._backends = Backends(
+            encoder, generator, api_key=api_key, encoder_api_key=encoder_api_key
+        )
+        self._states = States(state_root, namespace)
         self._policy: tuple[int, Policy] | None = None
         self._gone: tuple[tuple[str, int], frozenset[str]] = (("", -1), frozenset())
         self._secret = secrets.token_bytes(32)
@@ -97,6 +94,8 @@ class CoPersona:
         generator: str | None = None,
         state_dir: Path | None = None,
         config: CoPersonaConfig | None = None,
+        api_key: str | None = None,
+        encoder_api_key: str | None = None,
     ) -> Self:
         """Open, and create where it is not there, a store and what was fitted on it.
 
@@ -104,8 +103,11 @@ class CoPersona:
             store: a file (SQLite) or a database URL.
             encoder: `hashing`, `static`, `minilm`, `st:NAME`, `openai:MODEL@URL`; chosen at the
                 first fit where None.
-            generator: `openai:MODEL@URL`, `local:NAME` or `echo`; only `chat` needs one.
+            generator: `openai:MODEL@URL`, `local:NAME` or `echo`; only `chat` needs one. None means
+                `local:smollm2`, where it is installed.
             state_dir: folder of fitted states; beside the file where None.
+            api_key: for `openai:`; goes to the language model, and to an encoder at its address.
+            encoder_api_key: for an `openai:` encoder at another address.
 
         Raises:
             StoreError: the store cannot be opened.
@@ -118,6 +120,7 @@ class CoPersona:
         return cls(
             Store.open(store), namespace=namespace, encoder=encoder, generator=generator,
             state_root=state_dir or Path(path + ".state"), config=config or CoPersonaConfig(),
+            api_key=api_key, encoder_api_key=encoder_api_key,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -165,13 +168,23 @@ class CoPersona:
         name: str,
         directory: Path,
         *,
+        consent: Consent | None = PUBLIC,
         dry_run: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> IngestReport:
-        """Add one of the known data sets from a folder; see `datasets.DATASETS`."""
+        """Add one of the known data sets from a folder; see `datasets.DATASETS`.
+
+        Args:
+            consent: what its authors allow who were never seen here before; their texts are
+                public. None leaves them at the default. Nobody's earlier word is changed.
+        """
         rows = datasets.load(name, directory)
-        counts = ingest_rows(self.store, self.namespace, rows, dry_run=dry_run, progress=progress)
-        return IngestReport(name, "", *counts, dry_run)
+        authors = Authors(self.store, self.namespace, consent)
+        counts = ingest_rows(
+            self.store, self.namespace, rows, dry_run=dry_run, progress=progress,
+            before=authors.admit,
+        )  # fmt: skip
+        return IngestReport(name, "", *counts, dry_run, authors.n_set)
 
     def correct(self, user: str, interaction_id: str, **changes: Any) -> Interaction:
         """Change one interaction of a user; its persona follows at once."""
@@ -222,12 +235,13 @@ class CoPersona:
 
         Closes the gap between a tombstone and the rewritten state, also after a crash in between.
         """
-        if self._published is None:
+        held = self._states.held
+        if held is None:
             return frozenset()
-        key = (self._published[0], self.store.n_forgotten())
+        key = (held.version, self.store.n_forgotten())
         if self._gone[0] != key:
             there = set(self.store.users(self.namespace))
-            self._gone = (key, frozenset(set(self._published[1].lenders) - there))
+            self._gone = (key, frozenset(set(held.state.lenders) - there))
         return self._gone[1]
 
     def forget(self, user: str) -> Receipt:
@@ -237,25 +251,30 @@ class CoPersona:
         """
         history = self.store.history(self.namespace, user)
         try:
-            published = self._state()
+            published = self._states.in_force()
         except ArtifactError:  # damaged: nothing to rewrite, and deleted below like any other
             published = None
-        is_lender = published is not None and user in published[1].row_of
+        is_lender = published is not None and user in published.state.row_of
         corpus = self._desk(published).own_corpus(history) if published and is_lender else None
         counts = self.store.forget(self.namespace, user)
-        version, kept = "", artifacts.versions(self._root, self.namespace)
-        if published and corpus is not None:
-            rewritten = without_user(published[1], user, corpus)
-            items = published[2].without(published[1].row_of[user])
-            version = self._publish(rewritten, items)
-        elif published:
-            version = published[0]
+        version, kept = "", self._states.versions()
+        if published:
+            version, state, items = published
+            if corpus is not None:
+                items = items.without(state.row_of[user])
+                state = without_user(state, user, corpus)
+            if corpus is not None or self._states.degraded:
+                version = self._states.publish(state, items)
         gone = tuple(old for old in kept if old != version)
         for old in gone:
-            artifacts.remove(self._root, self.namespace, old)
+            self._states.remove(old)
         found, scanned = scan(self.store, self._root, user, history)
         left = NOT_UNLEARNT if version else ()
         return Receipt(counted(counts), version, gone, left, found, scanned)
+
+    def readmit(self, user: str) -> None:
+        """Take in again what a forgotten user says; they start anew."""
+        self.store.readmit(self.namespace, user)
 
     # ---- fitting -------------------------------------------------------------------------------
 
@@ -270,7 +289,7 @@ class CoPersona:
         rows = [i for i in self._everything() if policy.lends(i.user)]
         if not rows:
             raise DataError("no interactions of users who lend: add some, or let users lend")
-        spec, why = self._encoder_for(2 * len(rows))
+        spec, why = self._backends.encoder_for(2 * len(rows))
         cache = self._cache(spec)
         corpus = encoded(rows, cache, progress)
         with warnings.catch_warnings(record=True) as caught:
@@ -283,12 +302,11 @@ class CoPersona:
         may_quote = np.array([policy.lends_text(i.user) for i in rows])
         items = build_text_items([i.id for i in rows], corpus.users, assigned, corpus.inputs,
                                  may_quote)  # fmt: skip
-        version = self._publish(state, items)
-        artifacts.prune(self._root, self.namespace, keep=_KEPT_STATES)
-        believed = (state.calibration.lower > 0).any()
+        version = self._states.publish(state, items)
+        self._states.prune()
         return FitReport(
             version, why, self.store.n_users(self.namespace), corpus.n_users, len(corpus),
-            state.facets.names, "" if believed else
+            state.facets.names, "" if state.calibration.believes else
             "on masked facets peers added nothing measurable: completion will borrow nothing",
             tuple(str(w.message) for w in caught), time.perf_counter() - start,
         )  # fmt: skip
@@ -299,24 +317,8 @@ class CoPersona:
                 del row["input_hash"], row["response_hash"]
                 yield Interaction(**row)
 
-    def _encoder_for(self, n_texts: int) -> tuple[str, str]:
-        if self._encoder_spec:
-            return self._encoder_spec, f"Encoder: {self._encoder_spec}, as given."
-        return default_encoder(n_texts)
-
     def _cache(self, spec: str) -> VectorCache:
-        if spec not in self._encoders:
-            self._encoders[spec] = open_encoder(spec)
-        return VectorCache(self.store, self.namespace, self._encoders[spec])
-
-    def _publish(self, state: FittedState, items: TextItems) -> str:
-        arrays, meta = to_arrays(state)
-        version = artifacts.publish(
-            self._root, self.namespace, {**arrays, **items_to_arrays(items)}, meta
-        )
-        # As every later reader sees it: rounded as stored.
-        self._published = _restored(version, {**arrays, **items_to_arrays(items)}, meta)
-        return version
+        return VectorCache(self.store, self.namespace, self._backends.encoder(spec))
 
     def state(self) -> FittedState:
         """The fitted state in force.
@@ -324,22 +326,7 @@ class CoPersona:
         Raises:
             NotFittedError: nothing was fitted yet.
         """
-        return self._required()[1]
-
-    def _state(self) -> tuple[str, FittedState, TextItems] | None:
-        """The state in force; a newer one of another process is picked up, a bad one refused."""
-        try:
-            version = artifacts.current(self._root, self.namespace)
-            if version is None:
-                return None
-            if self._published is None or self._published[0] != version:
-                opened = artifacts.open_version(self._root, self.namespace, version)
-                self._published = _restored(version, opened.arrays, opened.meta)
-        except ArtifactError as error:
-            if self._published is None:
-                raise
-            warnings.warn(f"still serving {self._published[0]}: {error}", stacklevel=2)
-        return self._published
+        return self._required().state
 
     # ---- answers -------------------------------------------------------------------------------
 
@@ -375,8 +362,19 @@ class CoPersona:
         quoted = [e.interaction_id for e in context.evidence if e.origin != "own"]
         authors = {i.user for i in self.store.interactions(self.namespace, quoted).values()}
         trace_id = secrets.token_hex(8)
-        self.store.put_trace(self.namespace, user, trace_id, detail, quotes=sorted(authors))
-        return replace(context, trace_id=trace_id)
+        if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=authors):
+            trace_id = ""  # of a user who is not to be remembered
+        evidence = tuple(self._nameless(user, shown) for shown in context.evidence)
+        degraded = (self._states.degraded,) if self._states.degraded else ()
+        return replace(context, trace_id=trace_id, evidence=evidence,
+                       warnings=(*degraded, *context.warnings))  # fmt: skip
+
+    def _nameless(self, borrower: str, evidence: Evidence) -> Evidence:
+        """Evidence for its reader: the id of another user's item may hold that user's name."""
+        if evidence.origin == "own":
+            return evidence
+        alias = pseudonym(self._secret, borrower, f"item {evidence.interaction_id}")
+        return replace(evidence, interaction_id=alias.replace("peer", "item", 1))
 
     def _answer_for(self, query: Query, budget: int | None) -> tuple[Context, dict[str, Any]]:
         desk = self._desk(self._required())
@@ -395,8 +393,8 @@ class CoPersona:
         settings = self.config.prompt
         if budget is not None:
             settings = PromptConfig(**{**settings.model_dump(), "budget_tokens": budget})
-        counter = self._generator.count_tokens if self._generator else approximate_tokens
-        context = render(query, persona, evidence, routed, settings, counter)
+        count = self._backends.count_tokens
+        context = render(query, persona, evidence, routed, settings, count)
         return context, trace_of(query, persona, routed, context)
 
     def chat(
@@ -414,14 +412,39 @@ class CoPersona:
             options: as for `prompt`.
 
         Raises:
-            BackendError: no language model is configured, or it failed; what was stored stays.
+            ConfigError: no language model is configured; nothing was computed or stored.
+            BackendError: it failed; the message names the trace, which stays.
         """
-        generator = self._language_model()
+        self.language_model()
         context = self.prompt(user, text, **options)
-        answer = generator.generate(
-            list(context.messages), max_tokens=max_tokens, temperature=temperature
-        )
-        return Answer(answer, context)
+        return self.answer(context, max_tokens=max_tokens, temperature=temperature)
+
+    def answer(
+        self, context: Context, *, max_tokens: int = 256, temperature: float = 0.0
+    ) -> Answer:
+        """What the language model makes of a context at hand.
+
+        Raises:
+            ConfigError: no language model is configured.
+            BackendError: it failed; the message names the trace of the context, which stays.
+        """
+        messages = list(context.messages)
+        model = self.language_model()
+        try:
+            text = model.generate(messages, max_tokens=max_tokens, temperature=temperature)
+        except BackendError as error:
+            kept = f" (the request is kept: trace {context.trace_id})" if context.trace_id else ""
+            raise BackendError(f"{error}{kept}") from error
+        return Answer(text, context)
+
+    def language_model(self) -> Generator:
+        """What `chat` answers with; opened on first use.
+
+        Raises:
+            ConfigError: no language model is configured.
+            BackendError: it cannot be opened.
+        """
+        return self._backends.generator()
 
     def explain(self, trace_id: str) -> Explanation:
         """Why the context of a kept trace was as it was.
@@ -439,26 +462,16 @@ class CoPersona:
         query = Query(user, text, at=time.time(), **options)
         return Explanation("", self._answer_for(query, budget_tokens)[1])
 
-    def _language_model(self) -> Generator:
-        if self._generator is None:
-            if not self._generator_spec:
-                raise BackendError(
-                    "no language model is configured: give one (COPERSONA_LLM=openai:MODEL@URL, or "
-                    "`copersona models install smollm2` and COPERSONA_LLM=local:smollm2); "
-                    "`prompt` works without one"
-                )
-            self._generator = open_generator(self._generator_spec)
-        return self._generator
-
-    def _required(self) -> tuple[str, FittedState, TextItems]:
-        published = self._state()
+    def _required(self) -> Published:
+        published = self._states.in_force()
         if published is None:
             raise NotFittedError(
-                f"nothing is fitted in namespace {self.namespace!r}; call fit() first"
+                f"nothing is fitted in namespace {self.namespace!r}; "
+                "call fit(), or `copersona fit`, first"
             )
         return published
 
-    def _desk(self, published: tuple[str, FittedState, TextItems]) -> Desk:
+    def _desk(self, published: Published) -> Desk:
         version, state, items = published
         if self._gone[0][0] != version:
             self._policy = None
@@ -478,16 +491,4 @@ class CoPersona:
 
     def doctor(self) -> list[str]:
         """Problems of the store and the fitted states; empty when all is sound."""
-        problems = list(self.store.integrity())
-        for version in artifacts.versions(self._root, self.namespace):
-            try:
-                artifacts.open_version(self._root, self.namespace, version)
-            except ArtifactError as error:
-                problems.append(str(error))
-        return problems
-
-
-def _restored(
-    version: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
-) -> tuple[str, FittedState, TextItems]:
-    return version, from_arrays(arrays, meta), items_from_arrays(arrays)
+        return [*self.store.integrity(), *self._states.problems()]

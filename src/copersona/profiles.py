@@ -110,6 +110,42 @@ def average(
     )
 
 
+@dataclass(frozen=True)
+class Observed:
+    """Residuals with the user and facet each belongs to, and nothing averaged yet.
+
+    Attributes:
+        weights: of each interaction, for time decay; None means 1.
+
+    Shapes:
+        residuals (n, n_columns) · present (n, n_views) bool · users, facets (n,)
+    """
+
+    residuals: Array
+    present: Array
+    users: Array
+    facets: Array
+    n_users: int
+    n_facets: int
+    views: Sequence[View]
+    weights: Array | None = None
+
+    def average(self, rows: Array | None = None, owners: Array | None = None) -> OwnEvidence:
+        """Own evidence of every user, or of made-up owners of chosen rows.
+
+        Shapes:
+            rows (m,): interactions, repeats allowed · owners (m,): 0 … max, instead of users
+        """
+        at = np.arange(len(self.users)) if rows is None else rows
+        users = self.users[at] if owners is None else owners
+        n_users = self.n_users if owners is None else int(owners.max(initial=-1)) + 1
+        return average(
+            self.residuals[at], self.present[at], users, self.facets[at],
+            n_users=n_users, n_facets=self.n_facets, views=self.views,
+            weights=None if self.weights is None else self.weights[at],
+        )  # fmt: skip
+
+
 def decay_weights(at: Array, half_life: float | None, now: float) -> Array | None:
     """Weight of each interaction by age; 1 where the time is unknown or decay is off."""
     if half_life is None:
@@ -145,12 +181,6 @@ class ViewModel:
     def signal_share(self) -> float:
         """Share of one interaction's variance that is the person's, averaged over facets."""
         return float(np.mean(1 / (1 + self.kappa)))
-
-    @property
-    def leading(self) -> Array:
-        """Leading eigenvector of Σ, sign fixed so that its sum is not negative."""
-        vector = np.linalg.eigh(self.signal)[1][:, -1]
-        return np.asarray(vector if vector.sum() >= 0 else -vector)
 
     def posterior(self, support: Array, means: Array) -> Posterior:
         """Best linear estimate of every tendency from own evidence.
@@ -199,30 +229,20 @@ class Posterior:
 
 
 def fit_view_models(
-    residuals: Array,
-    present: Array,
-    users: Array,
-    facets: Array,
-    evidence: OwnEvidence,
-    *,
-    views: Sequence[View],
-    config: ProfileConfig,
+    observed: Observed, evidence: OwnEvidence, config: ProfileConfig
 ) -> tuple[ViewModel, ...]:
-    """Moments of every view, from lenders' interactions.
-
-    Shapes:
-        residuals (n, n_columns) · present (n, n_views) · users, facets (n,)
+    """Moments of every view, from lenders' interactions and their averages.
 
     Source: method step 2; moments by pairs of disjoint interactions, an average over all ways of
     halving a history.
     """
     models = []
-    for number, view in enumerate(views):
-        has = present[:, number]
+    for number, view in enumerate(observed.views):
+        has = observed.present[:, number]
         moments = _Moments.of(
-            residuals[has, view.slice].astype(np.float64),
-            users[has],
-            facets[has],
+            observed.residuals[has, view.slice].astype(np.float64),
+            observed.users[has],
+            observed.facets[has],
             evidence.support[..., number],
             evidence.means[..., view.slice],
         )

@@ -10,13 +10,20 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from copersona.columns import ColumnMap, Row, RowMapper, as_text, guess_columns
+from copersona.columns import (
+    ColumnMap,
+    Row,
+    RowMapper,
+    as_text,
+    exported,
+    guess_columns,
+)
 from copersona.containers import (
     Flaw,
     Record,
@@ -39,6 +46,7 @@ FORMATS: Mapping[str, tuple[Container | None, Shape | None]] = {
     "jsonl": ("jsonl", None),
     "json": ("json", None),
     "parquet": ("parquet", None),
+    "export": (None, "export"),
     "lamp": (None, "lamp"),
     "pgraphrag": (None, "pgraphrag"),
     "openai": (None, "openai"),
@@ -125,7 +133,7 @@ def inspect(
         found = container or _container(path, head)
         layout = Layout(path, found, shape or "table", FLAT_COLUMNS, delimiter, user or "")
         sample = _sample(layout)
-        shape = shape or detect_shape(sample[0])
+        shape = shape or _shape(sample[0], columns)
         golds = _golds(Path(outputs)) if outputs is not None else {}
         _check_owner(shape, sample, user)
         fitting = _columns(shape, sample, columns, needs_user=not user)
@@ -158,10 +166,11 @@ def rows(layout: Layout) -> Iterator[Interaction | RowOutcome]:
         DataError: the file became unreadable on the way.
     """
     mapper = RowMapper(layout.columns, source=layout.path.name, user=layout.user)
+    convert = exported if layout.shape == "export" else mapper.interaction
     index = -1
     try:
         for number, record in enumerate(layout.records(), start=1):
-            for row in _rows_of(record, number, layout, mapper):
+            for row in _rows_of(record, number, layout, convert):
                 index += 1
                 yield row if isinstance(row, Interaction) else _rejected(row, index, layout.path)
     except OSError as error:
@@ -169,7 +178,7 @@ def rows(layout: Layout) -> Iterator[Interaction | RowOutcome]:
 
 
 def _rows_of(
-    record: Record | Flaw, number: int, layout: Layout, mapper: RowMapper
+    record: Record | Flaw, number: int, layout: Layout, convert: Callable[[Row], Interaction]
 ) -> Iterator[Interaction | Flaw]:
     if isinstance(record, Flaw):
         yield record
@@ -177,14 +186,16 @@ def _rows_of(
     setting = Setting(layout.user, f"{layout.path.name}#{number}", layout.golds)
     try:
         for row in flatten(layout.shape, record.values, setting):
-            yield _interaction(row, record.line, mapper)
+            yield _interaction(row, record.line, convert)
     except DataError as error:
         yield Flaw(error.reason, record.line, error.field)
 
 
-def _interaction(row: Row, line: int | None, mapper: RowMapper) -> Interaction | Flaw:
+def _interaction(
+    row: Row, line: int | None, convert: Callable[[Row], Interaction]
+) -> Interaction | Flaw:
     try:
-        return check(mapper.interaction(row))
+        return check(convert(row))
     except DataError as error:
         return Flaw(error.reason, line, error.field)
 
@@ -232,7 +243,7 @@ def _container(path: Path, head: bytes) -> Container:
 
 
 def _object_or_lines(text: str, suffix: str) -> Container:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) == 1:
         return _JSON_SUFFIXES.get(suffix, "jsonl")
     return "jsonl" if any(map(_is_object, lines)) or suffix in (".jsonl", ".ndjson") else "json"
@@ -289,6 +300,13 @@ def _columns(
         return FLAT_COLUMNS
     names = dict.fromkeys(name for row in sample for name in row)
     return guess_columns(list(names), sample, given, needs_user=needs_user)
+
+
+def _shape(record: Row, given: ColumnMap | None) -> Shape:
+    """An export of our own is read to the letter, unless columns are named."""
+    shape = detect_shape(record)
+    is_given = given is not None and given != ColumnMap()
+    return "table" if shape == "export" and is_given else shape
 
 
 def _check_owner(shape: Shape, sample: list[Row], user: str | None) -> None:

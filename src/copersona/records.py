@@ -208,8 +208,8 @@ class Persona:
 
     Attributes:
         instructions: what the user said outright; outranks everything inferred.
-        mode: `aggregate` where only statistics were borrowed, `text` where items may be quoted,
-            `own` where nothing was borrowed at all.
+        mode: what others may add: `own` where the user does not learn from them at all, `text`
+            where their items may be quoted, else `aggregate`, statistics alone.
         state: version of the fitted state that was used.
     """
 

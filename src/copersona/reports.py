@@ -15,6 +15,7 @@ class IngestReport:
 
     Attributes:
         guess: one line saying which column was taken for what; empty for data sets.
+        consents_set: authors of a public data set, new here, whose consent was set with it.
     """
 
     source: str
@@ -24,6 +25,7 @@ class IngestReport:
     duplicates: int
     rejected: tuple[RowOutcome, ...]
     dry_run: bool = False
+    consents_set: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,6 @@ def _facet_line(facet: Mapping[str, Any]) -> str:
         else f"borrowed from {facet['n_contributors']} users, agreement {facet['agreement']:.2f}"
     )
     return (
-        f"facet {facet['name']} ({facet['share']:.0%}): {facet['support']:g} own interactions, "
+        f"facet {facet['name']} ({facet['share']:.0%}): own interactions {facet['support']:g}, "
         f"confidence {facet['own_confidence']:.2f} -> {facet['confidence']:.2f}; {borrowed}"
     )

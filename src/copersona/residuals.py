@@ -12,7 +12,7 @@ Knows corpora and facet numbers. Does not know users' profiles; `profiles` avera
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from copersona.corpus import N_FOLDS, Corpus
+from copersona.facets import sum_by
 from copersona.style import HABITS
 
 Array = NDArray[Any]
@@ -118,12 +119,9 @@ class ResidualModel:
         """Standardised answers minus what the input (or the facet mean) predicts."""
         predicted = self.facet_means[facets]
         n_pair = self.weights.shape[2]
-        for fold in range(N_FOLDS):
-            rows = np.flatnonzero((corpus.folds == fold) & ~corpus.is_single)
-            for part in np.array_split(rows, max(1, len(rows) // _CHUNK)):
-                if len(part):
-                    design = _design(corpus.inputs[part], self.center)
-                    predicted[part, :n_pair] = design @ self.weights[fold]
+        for fold, part in _parts_of_folds(corpus.folds, np.flatnonzero(~corpus.is_single)):
+            design = _design(corpus.inputs[part], self.center)
+            predicted[part, :n_pair] = design @ self.weights[fold]
         return values - predicted
 
     def item_effect(self, corpus: Corpus, raw: Array, present: Array, in_fit: Array) -> Array:
@@ -150,13 +148,12 @@ def _own_item_sums(
 ) -> tuple[Array, Array]:
     """For every known row: what its user's own counted rows put into that item's sums."""
     keys = corpus.users[known].astype(np.int64) * (int(rows.max()) + 1) + rows[known]
-    _, group = np.unique(keys, return_inverse=True)
-    n_groups = int(group.max()) + 1
-    counts = np.zeros((n_groups, counted.shape[1]), np.float32)
-    np.add.at(counts, group, counted[known].astype(np.float32))
-    sums = np.zeros((n_groups, raw.shape[1]), np.float32)
-    np.add.at(sums, group, np.where(counted[known].any(axis=1, keepdims=True), raw[known], 0))
-    return sums[group], counts[group]
+    distinct, group = np.unique(keys, return_inverse=True)
+    own, counts = raw[known], counted[known].astype(np.float32)
+    own[~counts.any(axis=1)] = 0
+    if len(distinct) == len(known):  # nobody answered an item twice: the rows are the sums
+        return own, counts
+    return sum_by(group, own, len(distinct))[group], sum_by(group, counts, len(distinct))[group]
 
 
 def columns_of(views: Sequence[View], per_view: Array) -> Array:
@@ -191,7 +188,8 @@ def fit_residuals(
     values, present = _values(corpus, views, basis, labels, location, scale)
     location, scale = _standardise(values, columns_of(views, present), views)
     values = np.clip((values - location) / scale, -_limits(views), _limits(views))
-    weights = _pair_weights(corpus, paired, values, center, ridge, views)
+    targets = gram.of_targets(corpus, paired, center, values[:, : views[1].stop])
+    weights = np.stack([targets.solve(ridge, fold) for fold in range(N_FOLDS)]).astype(np.float32)
     draft = ResidualModel(
         views=views, center=center, weights=weights, basis=basis,
         facet_means=_facet_means(values, present, facets, n_facets, views),
@@ -206,23 +204,28 @@ def _with_items(draft: ResidualModel, corpus: Corpus, facets: Array) -> Residual
     """The same model with item sums of lenders, for items with enough of them."""
     values, present = draft.values(corpus)
     raw = draft.against_input(corpus, facets, values) * columns_of(draft.views, present)
-    users_of: dict[str, set[int]] = {}
-    for item, user in zip(corpus.items, corpus.users.tolist(), strict=True):
-        if item:
-            users_of.setdefault(item, set()).add(user)
-    kept = sorted(item for item, who in users_of.items() if len(who) > draft.min_donors)
-    number = {item: row for row, item in enumerate(kept)}
-    rows = np.array([number.get(i, -1) if i else -1 for i in corpus.items], np.int64)
-    known = rows >= 0
-    sums = np.zeros((len(kept), draft.n_columns), np.float32)
-    counts = np.zeros((len(kept), len(draft.views)), np.float32)
-    np.add.at(sums, rows[known], raw[known].astype(np.float32))
-    np.add.at(counts, rows[known], present[known].astype(np.float32))
-    shrinkage = _item_shrinkage(raw[known], present[known], rows[known], sums, counts, draft.views)
+    number, rows = _items_of_enough(corpus, draft.min_donors)
+    known = np.flatnonzero(rows >= 0)
+    raw, present, rows = raw[known], present[known], rows[known]
+    sums = sum_by(rows, raw, len(number))
+    counts = sum_by(rows, present.astype(np.float32), len(number))
+    shrinkage = _item_shrinkage(raw, present, rows, sums, counts, draft.views)
     return ResidualModel(**{
         **draft.__dict__, "item_rows": number, "item_sums": sums, "item_counts": counts,
         "item_shrinkage": shrinkage,
     })  # fmt: skip
+
+
+def _items_of_enough(corpus: Corpus, min_donors: int) -> tuple[dict[str, int], Array]:
+    """Items answered by more than `min_donors` users, numbered by name, and each row's number."""
+    codes: dict[str, int] = {}
+    code = np.array([codes.setdefault(i, len(codes)) if i else -1 for i in corpus.items], np.int64)
+    pairs = np.unique(code[code >= 0] * corpus.n_users + corpus.users[code >= 0])
+    n_users = np.bincount(pairs // max(corpus.n_users, 1), minlength=len(codes))
+    kept = sorted(i for i, n in zip(codes, n_users.tolist(), strict=True) if n > min_donors)
+    place = np.full(len(codes) + 1, -1, np.int64)  # the last one is for rows without an item
+    place[[codes[item] for item in kept]] = np.arange(len(kept))
+    return {item: row for row, item in enumerate(kept)}, place[code]
 
 
 def _item_shrinkage(
@@ -257,15 +260,24 @@ class _Gram:
         width, out = corpus.inputs.shape[1] + 1, corpus.responses.shape[1]
         xx = np.zeros((N_FOLDS, width, width))
         xy, yy = np.zeros((N_FOLDS, width, out)), np.zeros(N_FOLDS)
-        for fold in range(N_FOLDS):
-            mine = rows[corpus.folds[rows] == fold]
-            for part in np.array_split(mine, max(1, len(mine) // _CHUNK)):
-                x = _design(corpus.inputs[part], center)
-                y = np.asarray(corpus.responses[part], np.float32)
-                xx[fold] += x.T @ x
-                xy[fold] += x.T @ y
-                yy[fold] += float((y.astype(np.float64) ** 2).sum())
+        for fold, part in _parts_of_folds(corpus.folds, rows):
+            x = _design(corpus.inputs[part], center)
+            y = np.asarray(corpus.responses[part], np.float32)
+            xx[fold] += x.T @ x
+            xy[fold] += x.T @ y
+            yy[fold] += float((y.astype(np.float64) ** 2).sum())
         return cls(xx, xy, yy)
+
+    def of_targets(self, corpus: Corpus, rows: Array, center: Array, targets: Array) -> _Gram:
+        """Of other answers to the same inputs.
+
+        Shapes:
+            targets (n, d_out): a row for every row of the corpus
+        """
+        xy = np.zeros((N_FOLDS, len(self.xx[0]), targets.shape[1]))
+        for fold, part in _parts_of_folds(corpus.folds, rows):
+            xy[fold] += _design(corpus.inputs[part], center).T @ targets[part]
+        return _Gram(self.xx, xy, np.zeros(N_FOLDS))
 
     def solve(self, ridge: float, without: int) -> Array:
         xx = self.xx.sum(axis=0) - self.xx[without]
@@ -286,6 +298,15 @@ class _Gram:
             fitted = 2 * (w * self.xy[fold]).sum() - ((self.xx[fold] @ w) * w).sum()
             error += float(self.yy[fold] - fitted)
         return error
+
+
+def _parts_of_folds(folds: Array, rows: Array) -> Iterator[tuple[int, Array]]:
+    """Each fold with its rows, about `_CHUNK` of them at a time."""
+    for fold in range(N_FOLDS):
+        mine = rows[folds[rows] == fold]
+        if len(mine):
+            for part in np.array_split(mine, max(1, len(mine) // _CHUNK)):
+                yield fold, part
 
 
 def _design(inputs: Array, center: Array) -> Array:
@@ -402,25 +423,16 @@ def _standardise(values: Array, has: Array, views: Sequence[View]) -> tuple[Arra
     return location.astype(np.float32), np.where(scale > 1e-6, scale, 1).astype(np.float32)
 
 
-def _pair_weights(
-    corpus: Corpus, paired: Array, values: Array, center: Array, ridge: float, views: Sequence[View]
-) -> Array:
-    """Ridge weights of every fold (fitted on the others) for text and style columns."""
-    n_pair = views[1].stop
-    targets = Corpus(**{**corpus.__dict__, "responses": values[:, :n_pair]})
-    gram = _Gram.of(targets, paired, center)
-    return np.stack([gram.solve(ridge, fold) for fold in range(N_FOLDS)]).astype(np.float32)
-
-
 def _facet_means(
     values: Array, present: Array, facets: Array, n_facets: int, views: Sequence[View]
 ) -> Array:
     """Mean answer per facet, lightly shrunk to the mean over all facets."""
     has = columns_of(views, present)
-    total, count = (values * has).sum(axis=0), np.maximum(has.sum(axis=0), 1)
-    overall = total / count
-    sums = np.zeros((n_facets, values.shape[1]))
-    counts = np.zeros((n_facets, values.shape[1]))
-    np.add.at(sums, facets, values * has)
-    np.add.at(counts, facets, has)
+    values = values * has
+    overall = values.sum(axis=0) / np.maximum(has.sum(axis=0), 1)
+    sums, counts = np.zeros((n_facets, values.shape[1])), np.zeros((n_facets, values.shape[1]))
+    for f in range(n_facets):
+        mine = facets == f
+        sums[f] = values[mine].sum(axis=0, dtype=np.float64)
+        counts[f] = has[mine].sum(axis=0)
     return np.asarray((sums + 5 * overall) / (counts + 5), np.float32)

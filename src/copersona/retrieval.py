@@ -2,7 +2,8 @@
 
 Own history, peers' items and the population's most relevant items compete under one score: text
 relevance (dense and BM25, standardised over the candidates) plus small terms for facet, affinity,
-whose it is, recency and length. Persona affinity re-weights a wide pool and never replaces it.
+whose it is, recency and length. Persona affinity re-weights a wide pool and never replaces it,
+and however relevant others are, a few places are kept for the user's own words.
 Everything newer than the request, and the request itself, is masked first; near-copies are thinned
 by maximal marginal relevance. The order of the candidates never changes the result.
 
@@ -69,10 +70,14 @@ class RetrievalConfig(BaseModel):
     """Items of any one other user; None is no cap."""
     n_own: int | None = Field(20, ge=0)
     """Own candidates that are scored, the most relevant ones; None is all."""
+    n_peer: int | None = Field(40, ge=0)
+    """Peers' candidates that are scored, the most relevant ones; None is all."""
     n_population: int | None = Field(20, ge=0)
     """Population candidates that are scored, the most relevant ones; None is all."""
     max_evidence: int | None = Field(8, ge=0)
     """Items returned; None is all."""
+    reserve_own: int = Field(4, ge=0)
+    """Places among them kept for the user's own items, where there are so many."""
     mmr: float | None = Field(0.7, gt=0, le=1)
     """Weight of the score against likeness to what is already chosen; None or 1 is off."""
     beta_facet: float = 0.0
@@ -107,6 +112,7 @@ def _relevance_only(origins: frozenset[Origin], max_evidence: int | None) -> Ret
         origins=origins,
         per_peer=None,
         n_own=None,
+        n_peer=None,
         n_population=None,
         max_evidence=max_evidence,
         mmr=None,
@@ -124,7 +130,7 @@ def rank(
     *,
     expected_length: float | None = None,
 ) -> list[Evidence]:
-    """Evidence for a request, best first.
+    """Evidence for a request: best first, but for own items in places that were kept for them.
 
     Args:
         query: `at` masks what is newer; without it nothing is masked by time.
@@ -140,18 +146,18 @@ def rank(
     Raises:
         ShapeError: vectors disagree on dim, or a candidate's facet is not routed.
 
-    Source: method step 9. Ours: the pool is standardised before the caps on own and population
-    candidates, so that the caps do not move the scores of those that stay.
+    Source: method step 9. Ours: the pool is standardised before the caps on candidates of each
+    origin, so that the caps do not move the scores of those that stay; places kept for own items,
+    since a sparse user's few would all be outscored by a large population's best.
     """
     pool = admissible(query, candidates, config)
     if not pool:
         return []
     terms = score_terms(query, query_vector, routed, pool, expected_length=expected_length)
     kept = _most_relevant(pool, terms[:, 0], config)
-    pool, parts = [pool[j] for j in kept], (terms * config.weights)[kept]
-    scores = np.array([sum(row) for row in parts.tolist()])
-    chosen = _choose(pool, scores, config)
-    return [_evidence(query, pool[j], parts[j].tolist()) for j in chosen]
+    pool, parts = [pool[j] for j in kept], (terms * config.weights)[kept].tolist()
+    scores = np.array([sum(row) for row in parts])
+    return [_evidence(query, pool[j], parts[j]) for j in _choose(pool, scores, config)]
 
 
 def admissible(
@@ -253,8 +259,7 @@ def relevance(query_vector: Array, query_text: str, candidates: Sequence[Candida
         return np.zeros(0)
     if any(c.input_vector.shape != query_vector.shape for c in candidates):
         raise ShapeError(f"a candidate's vector is not of the query's shape {query_vector.shape}")
-    vectors = np.stack([c.input_vector for c in candidates]).astype(np.float64)
-    dense = _dot(unit(vectors), unit(query_vector[None].astype(np.float64))[0])
+    dense = _dot(_unit_rows(candidates), unit(query_vector[None].astype(np.float64))[0])
     documents = [tokenize(c.interaction.input_text) for c in candidates]
     lexical = bm25(tokenize(query_text), documents)
     return (_standardised(dense) + _standardised(lexical)) / 2
@@ -317,7 +322,7 @@ def _length_match(expected: float | None, candidates: Sequence[Candidate]) -> Ar
 
 
 def _most_relevant(pool: Sequence[Candidate], rel: Array, config: RetrievalConfig) -> list[int]:
-    caps = {"own": config.n_own, "peer": None, "population": config.n_population}
+    caps = {"own": config.n_own, "peer": config.n_peer, "population": config.n_population}
     kept: list[int] = []
     for origin in _ORIGINS:
         mine = [j for j, candidate in enumerate(pool) if candidate.origin == origin]
@@ -329,24 +334,33 @@ def _most_relevant(pool: Sequence[Candidate], rel: Array, config: RetrievalConfi
 def _choose(pool: Sequence[Candidate], scores: Array, config: RetrievalConfig) -> list[int]:
     """Greedy maximal marginal relevance under the caps; the lowest id of equals goes first."""
     weight = 1.0 if config.mmr is None else config.mmr
-    vectors = unit(np.stack([c.input_vector for c in pool]).astype(np.float64))
-    authors = np.array([c.author if c.origin != "own" else "" for c in pool])
+    vectors = _unit_rows(pool)
+    authors = np.array([c.author for c in pool])
     is_own = np.array([c.origin == "own" for c in pool])
+    n_places = len(pool) if config.max_evidence is None else config.max_evidence
+    n_kept = min(config.reserve_own, int(is_own.sum()))
     is_left, likeness = np.ones(len(pool), dtype=bool), np.zeros(len(pool))
     taken: Counter[str] = Counter()
     chosen: list[int] = []
-    while is_left.any() and len(chosen) != config.max_evidence:
+    while is_left.any() and len(chosen) < n_places:
+        is_open = is_left & is_own if n_kept >= n_places - len(chosen) else is_left
         marginal = weight * scores - (1 - weight) * likeness
-        best = int(np.where(is_left, marginal, -np.inf).argmax())
+        best = int(np.where(is_open, marginal, -np.inf).argmax())
         chosen.append(best)
         is_left[best] = False
         if weight < 1:
             likeness = np.maximum(likeness, _dot(vectors, vectors[best]))
-        if not is_own[best]:
-            taken[pool[best].author] += 1
-            if taken[pool[best].author] == config.per_peer:
-                is_left &= is_own | (authors != authors[best])
+        if is_own[best]:
+            n_kept = max(n_kept - 1, 0)
+            continue
+        taken[pool[best].author] += 1
+        if taken[pool[best].author] == config.per_peer:
+            is_left &= is_own | (authors != pool[best].author)
     return chosen
+
+
+def _unit_rows(candidates: Sequence[Candidate]) -> Array:
+    return unit(np.stack([c.input_vector for c in candidates]).astype(np.float64))
 
 
 def _dot(rows: Array, vector: Array) -> Array:

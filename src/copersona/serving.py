@@ -6,7 +6,7 @@ it is kept. `pipeline` decides which state, encoder and policy are in force and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,61 @@ from copersona.consent import Policy, pseudonym
 from copersona.corpus import Corpus, build_corpus
 from copersona.fitted import FittedState, UserView
 from copersona.profiles import OwnEvidence
-from copersona.records import FacetPersona, Interaction, Persona, Query, Tendency
-from copersona.retrieval import Candidate
+from copersona.prompting import PromptConfig, render
+from copersona.records import (
+    Context,
+    FacetPersona,
+    Interaction,
+    Origin,
+    Peer,
+    Persona,
+    Query,
+    Tendency,
+)
+from copersona.retrieval import Candidate, RetrievalConfig, rank
 from copersona.store import Store
 from copersona.tendencies import describe
-from copersona.text_items import TextItems
+from copersona.text_items import TextItems, best
 from copersona.vectors import VectorCache
 
 Array = NDArray[Any]
 
 ITEMS_PER_PEER = 5
+PEERS_ITEMS = 40
 POPULATION = 20
+"""Most items of any one peer in a facet, of all peers, and of the population, that are read."""
+HINT = 0.2
+"""Confidence from the user's other facets above which they are taken as a hint for an empty one."""
+_SPARE = 3
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is stored of one user, ready to be answered from."""
+
+    history: Sequence[Interaction]
+    instructions: tuple[str, ...]
+    corpus: Corpus
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A context and what it rests on.
+
+    Attributes:
+        persona: of the routed facets only.
+        peers: who stands in for the user there, where they allow being told apart.
+        quoted: ids of the other users whose words the context holds.
+
+    Shapes:
+        routed (n_facets,)
+    """
+
+    persona: Persona
+    routed: Array
+    context: Context
+    peers: tuple[Peer, ...]
+    quoted: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -44,11 +88,46 @@ class Desk:
     policy: Policy
     secret: bytes
 
+    def own(self, user: str, before: float | None = None) -> Own:
+        """All that is stored of a user; texts that are not encoded yet are encoded now.
+
+        Args:
+            before: only what is older, or has no time.
+        """
+        encoder = self.cache.encoder.name
+        kept = self.store.remembered(self.namespace, user, encoder=encoder, before=before)
+        inputs = self.cache.completed([i.input_text for i in kept.history], kept.inputs)
+        responses = self.cache.completed([i.response_text for i in kept.history], kept.responses)
+        corpus = build_corpus(kept.history, inputs, responses)
+        return Own(kept.history, kept.instructions, corpus)
+
     def own_corpus(self, history: Sequence[Interaction]) -> Corpus:
         """A user's own history as a corpus of one."""
         inputs = self.cache.vectors([i.input_text for i in history])
         responses = self.cache.vectors([i.response_text for i in history])
         return build_corpus(history, inputs, responses)
+
+    def answer(
+        self,
+        query: Query,
+        retrieval: RetrievalConfig,
+        prompt: PromptConfig,
+        count_tokens: Callable[[str], int],
+    ) -> Answered:
+        """The context of one request, and everything an explanation needs."""
+        own = self.own(query.user, before=query.at)
+        view = self.view(query.user, own.corpus)
+        vector = self.cache.of_request(query.text)
+        routed = self.state.facets.route(vector)
+        facets = np.flatnonzero(routed > 0).tolist()
+        persona = self.persona(view, own.instructions, len(own.history), facets)
+        found = self.candidates(query, vector, routed, view, own.history, own.corpus)
+        length = self.expected_length(routed, view) if retrieval.beta_length else None
+        evidence = rank(query, vector, routed, found, retrieval, expected_length=length)
+        context = render(query, persona, evidence, routed, prompt, count_tokens)
+        shown = {e.interaction_id for e in context.evidence if e.origin != "own"}
+        quoted = frozenset(c.interaction.user for c in found if c.interaction.id in shown)
+        return Answered(persona, routed, context, tuple(self._peers(persona, view)), quoted)
 
     def view(self, user: str, corpus: Corpus) -> UserView:
         """One user's completed facets."""
@@ -66,31 +145,64 @@ class Desk:
             may_lend=lambda peer: peer != user and self.policy.lends(peer),
         )  # fmt: skip
 
-    def persona(self, view: UserView, instructions: Sequence[str], n_interactions: int) -> Persona:
-        """A view as a record, with what can be said in words."""
-        facets = tuple(self._facet(view, f, done) for f, done in enumerate(view.facets))
-        mode = "own"
-        if self.policy.learns(view.user):
-            mode = "text" if len(self.items.ids) else "aggregate"
-        return Persona(view.user, facets, tuple(instructions), n_interactions, mode, self.version)
+    def persona(
+        self,
+        view: UserView,
+        instructions: Sequence[str],
+        n_interactions: int,
+        facets: Sequence[int] | None = None,
+    ) -> Persona:
+        """A view as a record, with what can be said in words.
+
+        Args:
+            facets: only these; all where None.
+        """
+        chosen = range(len(view.facets)) if facets is None else facets
+        described = tuple(self._facet(view, f, view.facets[f]) for f in chosen)
+        mode = self._mode(view.user)
+        return Persona(
+            view.user, described, tuple(instructions), n_interactions, mode, self.version
+        )
+
+    def _mode(self, user: str) -> str:
+        if not self.policy.learns(user):
+            return "own"
+        authors = (self.state.lenders[row] for row in self.items.authors.tolist())
+        may_quote = any(a != user and self.policy.lends_text(a) for a in authors)
+        return "text" if may_quote else "aggregate"
 
     def _facet(self, view: UserView, f: int, done: FacetCompletion) -> FacetPersona:
-        state, views = self.state, self.state.residuals.views
-        support = view.support[f]
-        said = [v.name for n, v in enumerate(views) if view.evidence.support[0, f, n] > 0]
-        own = describe(done.own, views, said, contributors=0) if support > 0 else ()
+        state, models = self.state, self.state.models
         n_contributors = max(done.borrowed_views.values(), default=0)
-        borrowed: tuple[Tendency, ...] = ()
-        for view_name, n in done.borrowed_views.items():
-            borrowed += describe(done.completed, views, [view_name], contributors=n)
-        models = state.models
         own_confidence = confidence_of(done.own_confidence, models)
         confidence = confidence_of(done.confidence, models)
         return FacetPersona(
-            f, state.facets.names[f], round(float(support), 3), own_confidence,
+            f, state.facets.names[f], round(float(view.support[f]), 3), own_confidence,
             max(confidence, own_confidence), n_contributors,
-            0.0 if done.abstained else done.peers.alignment, done.abstained, own + borrowed,
+            0.0 if done.abstained else done.peers.alignment, done.abstained,
+            self._own_tendencies(view, f, done) + self._borrowed_tendencies(f, done),
         )  # fmt: skip
+
+    def _own_tendencies(
+        self, view: UserView, f: int, done: FacetCompletion
+    ) -> tuple[Tendency, ...]:
+        """What own evidence says: in the facet, or for an empty one what the others hint at."""
+        views = self.state.residuals.views
+        if view.support[f] > 0:
+            is_said = view.evidence.support[0, f] > 0
+        else:
+            is_said = done.own_confidence >= HINT
+        said = [v.name for v, is_known in zip(views, is_said.tolist(), strict=True) if is_known]
+        n_words = self._n_words(f, done.own)
+        return describe(done.own, views, said, contributors=0, n_words=n_words)
+
+    def _borrowed_tendencies(self, f: int, done: FacetCompletion) -> tuple[Tendency, ...]:
+        found: tuple[Tendency, ...] = ()
+        views = self.state.residuals.views
+        n_words = self._n_words(f, done.completed) if done.borrowed_views else None
+        for name, n in done.borrowed_views.items():
+            found += describe(done.completed, views, [name], contributors=n, n_words=n_words)
+        return found
 
     def candidates(
         self,
@@ -109,51 +221,97 @@ class Desk:
         ]
         if not len(self.items.ids) or not self.policy.learns(query.user):
             return own
-        alignment: dict[int, tuple[str, float]] = {}
+        likeness = self.items.likeness(vector)
+        chosen: dict[int, tuple[Origin, float]] = {
+            row: ("population", 0.0) for row in self._allowed(query.user, likeness, POPULATION)
+        }
+        alignments = self._peers_items(view, routed, likeness)
+        rows = np.array(sorted(alignments), np.int64)
+        for row in self._allowed(query.user, likeness, PEERS_ITEMS, rows):
+            chosen[row] = ("peer", alignments[row])
+        return own + self._quoted(query, chosen)
+
+    def _peers_items(self, view: UserView, routed: Array, likeness: Array) -> dict[int, float]:
+        """Items of the peers of the routed facets, with the alignment of their authors."""
+        found: dict[int, float] = {}
         for f in np.flatnonzero(routed > 0).tolist():
             done = view.facets[f]
-            if not done.abstained:
-                self._peer_rows(vector, f, done, alignment)
-        for row in self.items.nearest(vector, POPULATION).tolist():
-            alignment.setdefault(row, ("population", 0.0))
-        return own + self._quoted(query, alignment)
+            if done.abstained:
+                continue
+            rows = self.items.of_lenders(done.peers.rows, f)
+            rows = self.items.best_of_each(likeness, rows, ITEMS_PER_PEER)
+            peers = zip(done.peers.rows.tolist(), done.peers.alignments.tolist(), strict=True)
+            alignment = dict(peers)
+            lenders = self.items.lenders[rows].tolist()
+            found.update(zip(rows.tolist(), (alignment[n] for n in lenders), strict=True))
+        return found
 
-    def _peer_rows(
-        self, vector: Array, f: int, done: FacetCompletion, found: dict[int, tuple[str, float]]
-    ) -> None:
-        for lender, score in zip(done.peers.rows.tolist(), done.peers.alignments.tolist(),
-                                 strict=True):  # fmt: skip
-            rows = self.items.of_lender(lender, f)
-            for row in self.items.nearest(vector, ITEMS_PER_PEER, rows).tolist():
-                found[row] = ("peer", score)
+    def _allowed(
+        self, user: str, likeness: Array, most: int, rows: Array | None = None
+    ) -> list[int]:
+        """The likest rows of other authors who lend text at this moment, best first."""
+        found: list[int] = []
+        for row in best(likeness, _SPARE * most, rows).tolist():
+            author = self.state.lenders[self.items.lenders[row]]
+            if author != user and self.policy.lends_text(author):
+                found.append(row)
+        return found[:most]
 
-    def _quoted(self, query: Query, rows: dict[int, tuple[str, float]]) -> list[Candidate]:
-        """Items read from the store, of authors who lend text at this moment."""
+    def _quoted(self, query: Query, rows: dict[int, tuple[Origin, float]]) -> list[Candidate]:
+        """Items read from the store, if they are still by who lends text."""
         ids = {self.items.ids[row]: row for row in rows}
         stored = self.store.interactions(self.namespace, list(ids))
         found = []
         for interaction_id, interaction in sorted(stored.items()):
-            row = ids[interaction_id]
-            author = interaction.user
+            row, author = ids[interaction_id], interaction.user
             if author == query.user or not self.policy.lends_text(author):
                 continue
-            origin, score = rows[row]
+            origin, alignment = rows[row]
             found.append(Candidate(
-                "peer" if origin == "peer" else "population",
-                pseudonym(self.secret, query.user, author), interaction,
-                self.items.vectors[row].astype(np.float32), int(self.items.facets[row]), score,
+                origin, pseudonym(self.secret, query.user, author), interaction,
+                self.items.vectors[row].astype(np.float32), int(self.items.facets[row]), alignment,
             ))  # fmt: skip
         return found
 
+    def _peers(self, persona: Persona, view: UserView) -> Iterator[Peer]:
+        """Peers behind what was borrowed, of those who lend text; of others there are counts only.
+
+        A peer who lends statistics is never told apart: differences would give it away.
+        """
+        alias_of: dict[int, str] = {}
+        for facet in persona.facets:
+            if persona.mode != "text" or facet.abstained:
+                continue
+            peers = view.facets[facet.facet].peers
+            parts = (peers.rows.tolist(), peers.alignments.tolist(), peers.weights.tolist())
+            for row, alignment, weight in zip(*parts, strict=True):
+                name = self.state.lenders[row]
+                if weight <= 0 or not self.policy.lends_text(name):
+                    continue
+                if row not in alias_of:
+                    alias_of[row] = pseudonym(self.secret, view.user, name)
+                yield Peer(alias_of[row], facet.facet, alignment, weight)
+
     def expected_length(self, routed: Array, view: UserView) -> float | None:
-        """Log of the number of words this user is expected to write, by the completed habits."""
+        """Log of 1 + the number of words this user is expected to write, by completed habits."""
+        expected = 0.0
+        for f in np.flatnonzero(routed > 0).tolist():
+            log_words = self._log_words(f, view.facets[f].completed)
+            if log_words is None:
+                return None
+            expected += float(routed[f]) * log_words
+        return expected
+
+    def _n_words(self, f: int, estimate: Array) -> float | None:
+        log_words = self._log_words(f, estimate)
+        return None if log_words is None else float(np.expm1(log_words))
+
+    def _log_words(self, f: int, estimate: Array) -> float | None:
+        """Log of 1 + the words of a message in a facet by someone of this tendency."""
         model = self.state.residuals
-        style = next((v for v in model.views if v.name == "style"), None)
+        style = next((m for m in self.state.models if m.view.name == "style"), None)
         if style is None:
             return None
-        column = style.start  # the first habit is the length
-        standard = sum(
-            weight * (model.facet_means[f, column] + view.facets[f].completed[column])
-            for f, weight in enumerate(routed.tolist())
-        )
-        return float(standard * model.scale[column] + model.location[column])
+        column = style.view.start  # the first habit is the length
+        usual = model.facet_means[f, column] + style.center[f, 0]
+        return float((usual + estimate[column]) * model.scale[column] + model.location[column])

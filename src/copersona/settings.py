@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from copersona.errors import ConfigError
@@ -28,6 +28,8 @@ class Settings:
         encoder: as in `encoders.open_encoder`; None lets the number of texts decide.
         llm: as in `generation.open_generator`; None means the local model where installed.
         state: folder of the fitted states; None means beside the store.
+        api_key: for `openai:`, as in `Backends`; never shown.
+        encoder_api_key: for an `openai:` encoder at another address; never shown.
     """
 
     store: str = "copersona.db"
@@ -35,6 +37,8 @@ class Settings:
     encoder: str | None = None
     llm: str | None = None
     state: Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+    encoder_api_key: str | None = field(default=None, repr=False)
 
     @property
     def store_file(self) -> Path | None:
@@ -43,6 +47,7 @@ class Settings:
 
 
 NAMES = tuple(entry.name for entry in fields(Settings))
+SECRET = frozenset({"api_key", "encoder_api_key"})
 
 
 def read_settings(
@@ -73,6 +78,8 @@ def read_settings(
         encoder=found.get("encoder"),
         llm=found.get("llm"),
         state=Path(found["state"]).expanduser() if "state" in found else None,
+        api_key=found.get("api_key"),
+        encoder_api_key=found.get("encoder_api_key"),
     )
 
 
@@ -87,5 +94,6 @@ def _from_file(file: Path) -> dict[str, str]:
         if name not in NAMES:
             raise ConfigError(f"{file}: unknown setting {name!r}; known: {', '.join(NAMES)}")
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{file}: {name} must be a text, is {value!r}")
+            shown = "is not" if name in SECRET else f"is {value!r}"
+            raise ConfigError(f"{file}: {name} must be a text, {shown}")
     return values

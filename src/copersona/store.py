@@ -9,7 +9,7 @@ know what the words mean: it encodes nothing, ranks nothing and fits nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +42,31 @@ from copersona.schema import (
 )
 from copersona.user_registry import UserRegistry, touch
 
-__all__ = ["ForgetCounts", "Store", "content_hash"]
+__all__ = ["ForgetCounts", "Remembered", "Store", "content_hash"]
+
+
+_SAID = (
+    sa.select(instructions.c.text)
+    .join(users)
+    .where(users.c.mark == sa.bindparam("mark"))
+    .order_by(instructions.c.seq)
+)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is kept of one user.
+
+    Attributes:
+        history: in time order.
+        instructions: in the order they were given.
+        inputs, responses: the embeddings of each interaction's texts; None where not known.
+    """
+
+    history: tuple[Interaction, ...]
+    instructions: tuple[str, ...]
+    inputs: tuple[NDArray[np.float16] | None, ...]
+    responses: tuple[NDArray[np.float16] | None, ...]
 
 
 class Store:
@@ -132,6 +156,21 @@ class Store:
             query = query.where(interactions.c.namespace_id == scope.id)
             rows = rows_in(scope.connection, query, column, hashes)
             return {row.id: interaction_of(row.name, row) for row in rows}
+
+    def remembered(
+        self, namespace: str, user: str, *, encoder: str, before: float | None = None
+    ) -> Remembered:
+        """All there is to answer a user from, in one snapshot; `before` as in `history`."""
+        mark = self._registry.mark(namespace, user)
+        with self._database.reading() as connection:
+            rows = embedding_cache.history(connection, mark, encoder, before)
+            said = connection.scalars(_SAID, {"mark": mark}).all()
+        n_fields = len(INTERACTION_FIELDS)
+        vectors = [[embedding_cache.vector_of(kept) for kept in row[n_fields:]] for row in rows]
+        return Remembered(
+            tuple(interaction_of(user, row) for row in rows), tuple(said),
+            tuple(pair[0] for pair in vectors), tuple(pair[1] for pair in vectors),
+        )  # fmt: skip
 
     def users(self, namespace: str) -> list[str]:
         """Users who have interactions, sorted."""

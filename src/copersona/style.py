@@ -1,7 +1,8 @@
 """What can be counted in a text without understanding it: its words and its habits of form.
 
 Language-neutral on purpose: lengths, punctuation, capitals, digits, line breaks. Each habit has two
-phrases so that a measured tendency can be said in a prompt. Nothing here knows users or facets.
+phrases, both compared with most people, so that a measured tendency can be said in a prompt of one
+user as of many. Nothing here knows users or facets.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ _EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]|[:;]-?[)(DP]")
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """One countable habit of form and how to say that someone has more or less of it."""
+    """One countable habit of form and how to say that someone has more or less than most.
+
+    Attributes:
+        more, less: comparatives, so that "far" may stand before them.
+    """
 
     name: str
     more: str
@@ -32,17 +37,17 @@ class Habit:
 
 
 HABITS = (
-    Habit("length", "writes at more length", "keeps it short"),
-    Habit("word length", "uses longer words", "uses plain, short words"),
-    Habit("sentence length", "writes long sentences", "writes short sentences"),
-    Habit("exclamation marks", "uses exclamation marks", "avoids exclamation marks"),
-    Habit("question marks", "asks questions", "rarely asks questions"),
-    Habit("commas", "uses many commas", "uses few commas"),
-    Habit("capitals", "uses many capitals", "writes in lower case"),
-    Habit("numbers", "gives numbers and measures", "leaves numbers out"),
-    Habit("emoji", "uses emoji", "uses no emoji"),
-    Habit("line breaks", "breaks text into lines or lists", "writes in one block"),
-    Habit("brackets", "adds asides in brackets", "adds no asides"),
+    Habit("length", "longer messages", "shorter messages"),
+    Habit("word length", "longer words", "plainer, shorter words"),
+    Habit("sentence length", "longer sentences", "shorter sentences"),
+    Habit("exclamation marks", "more exclamation marks", "fewer exclamation marks"),
+    Habit("question marks", "more questions", "fewer questions"),
+    Habit("commas", "more commas", "fewer commas"),
+    Habit("capitals", "more capital letters", "fewer capital letters"),
+    Habit("numbers", "more numbers and measures", "fewer numbers"),
+    Habit("emoji", "more emoji", "fewer emoji"),
+    Habit("line breaks", "more line breaks or lists", "fewer line breaks"),
+    Habit("brackets", "more asides in brackets", "fewer asides in brackets"),
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -28,7 +29,7 @@ from copersona.records import Context, FacetPersona, Persona, RowOutcome
 
 if TYPE_CHECKING:
     from copersona.models import ModelStatus
-    from copersona.reports import Answer, FitReport, IngestReport
+    from copersona.reports import Answer, FitReport, IngestReport, Receipt
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much; 0 where unknown."""
@@ -121,17 +122,38 @@ def say_fields(record: object, *, as_json: bool) -> None:
         say(f"{name}: {_yes_no(value) if isinstance(value, bool) else value}")
 
 
+def say_receipt(receipt: Receipt, *, as_json: bool) -> None:
+    """Print what went with a forgotten user, and what an independent scan still finds."""
+    if as_json:
+        say_json(receipt)
+        return
+    say("erased: " + ", ".join(f"{n:,} {kind}" for kind, n in receipt.removed.items()))
+    for version in receipt.states_removed:
+        say(f"fitted state removed: {version}")
+    if receipt.state:
+        say(f"fitted state in force: {receipt.state}")
+    for name in receipt.not_unlearnt:
+        say(f"part of an average until the next fit: {name}")
+    for file in receipt.traces_found:
+        say(f"words like this user's are still in: {file}")
+    if not receipt.traces_found:
+        say(f"an independent scan of {receipt.scanned:,} files found nothing")
+
+
 def say_ingested(report: IngestReport, *, as_json: bool, dry_run: bool) -> None:
     """Print how a file was read and what became of its rows."""
     if as_json:
         say_json(report)
     else:
         verb = "could be stored" if dry_run else "stored"
-        say(report.guess)
+        if report.guess:
+            say(report.guess)
         say(
             f"{report.n_read:,} read, {report.stored:,} {verb}, "
             f"{report.duplicates:,} duplicates, {len(report.rejected):,} rejected"
         )
+        if report.consents_set:
+            say(f"{report.consents_set:,} new users lend text and may be trained on: it is public")
     notice_rejections(report.rejected)
 
 
@@ -188,18 +210,23 @@ def notice_context(context: Context) -> None:
     for warning in context.warnings:
         notice(f"warning: {warning}")
     kind = "personalised" if context.is_personalised else "not personalised"
-    trace = f"; copersona explain {context.trace_id}" if context.trace_id else ""
+    trace = f"; why: copersona explain {context.trace_id}" if context.trace_id else ""
     notice(f"{kind}, {context.tokens} of {context.budget_tokens} tokens{trace}")
 
 
 def notice_rejections(rejected: Sequence[RowOutcome]) -> None:
     """Say where the first rejected rows are and what is wrong with them."""
-    for row in rejected[:SHOWN_REJECTIONS]:
-        place = ":".join(str(part) for part in (row.source, row.line) if part is not None)
-        named = f"field {row.field!r}: " if row.field else ""
-        notice(f"  {place or f'row {row.index}'}: {named}{row.reason}")
-    if len(rejected) > SHOWN_REJECTIONS:
-        notice(f"  and {len(rejected) - SHOWN_REJECTIONS:,} more")
+    found = Counter(map(_rejection, rejected)).most_common()
+    for line, n_rows in found[:SHOWN_REJECTIONS]:
+        notice(f"  {line} ({n_rows:,} rows)" if n_rows > 1 else f"  {line}")
+    if n_more := sum(n_rows for _, n_rows in found[SHOWN_REJECTIONS:]):
+        notice(f"  and {n_more:,} more")
+
+
+def _rejection(row: RowOutcome) -> str:
+    place = ":".join(str(part) for part in (row.source, row.line) if part is not None)
+    named = f"field {row.field!r}: " if row.field else ""
+    return f"{place or f'row {row.index}'}: {named}{row.reason}"
 
 
 @contextmanager
@@ -234,6 +261,7 @@ def ask(question: str) -> None:
         is_meant = typer.confirm(safe(question), err=True)
     except typer.Abort:
         is_meant = False
+        typer.echo(err=True)  # the question is still waiting for the end of its line
     if not is_meant:
         raise ConfigError("not confirmed, so nothing was done; --yes does not ask")
 

@@ -1,7 +1,7 @@
 """Items of users who lend text: what may be quoted as a peer's or the population's evidence.
 
 Holds vectors and ids, never words: the words are read from the store when needed, where consent is
-checked again. The search is exact.
+checked again. The search is exact: one product with all vectors per request.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class TextItems:
-    """Quotable interactions.
+    """Quotable interactions, in order of author.
 
     Shapes:
         lenders, facets (n,) int32: row of the author and facet · vectors (n, dim) float16, rows
@@ -31,27 +32,35 @@ class TextItems:
     facets: Array
     vectors: Array
 
-    def nearest(self, vector: Array, k: int, rows: Array | None = None) -> Array:
-        """The k items most similar to a query vector, best first, ties by row.
+    @cached_property
+    def authors(self) -> Array:
+        """Rows of all authors among the lenders, ascending."""
+        return np.unique(self.lenders)
 
-        Args:
-            rows: only these items; all where None.
-        """
-        pool = np.arange(len(self.ids)) if rows is None else rows
-        if not len(pool):
-            return pool
-        similarity = self.vectors[pool].astype(np.float32) @ vector.astype(np.float32)
-        if 4 * k < len(pool):
-            kth = np.partition(similarity, -k)[-k]
-            keep = np.flatnonzero(similarity >= kth)
-            pool, similarity = pool[keep], similarity[keep]
-        return np.asarray(pool[np.lexsort((pool, -similarity))][:k])
+    @cached_property
+    def _dense(self) -> Array:
+        # Kept for the life of the state: to widen every row anew takes longer than the product.
+        return self.vectors.astype(np.float32)
 
-    def of_lender(self, lender: int, facet: int) -> Array:
-        """Rows of one author in one facet."""
-        first, last = np.searchsorted(self.lenders, [lender, lender + 1])
-        rows = np.arange(first, last)
+    def likeness(self, vector: Array) -> Array:
+        """Inner product of a query vector with every item: (dim,) -> (n,)."""
+        return np.asarray(self._dense @ vector.astype(np.float32))
+
+    def of_lenders(self, lenders: Array, facet: int) -> Array:
+        """Rows of some authors in one facet, ascending within an author."""
+        first = np.searchsorted(self.lenders, lenders)
+        lengths = np.searchsorted(self.lenders, lenders, side="right") - first
+        before = np.cumsum(lengths) - lengths
+        rows = np.arange(lengths.sum()) + np.repeat(first - before, lengths)
         return np.asarray(rows[self.facets[rows] == facet])
+
+    def best_of_each(self, likeness: Array, rows: Array, k: int) -> Array:
+        """At most k of these rows by any one author, the likest; ties by row."""
+        authors = self.lenders[rows]
+        order = np.lexsort((rows, -likeness[rows], authors))
+        starts = np.flatnonzero(np.diff(authors[order], prepend=-1))
+        rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+        return np.asarray(rows[order[rank < k]])
 
     def without(self, lender: int) -> TextItems:
         """The same without one author; later authors move up by one row."""
@@ -60,6 +69,23 @@ class TextItems:
         rows = self.lenders[keep]
         ids = tuple(self.ids[i] for i in kept.tolist())
         return TextItems(ids, rows - (rows > lender), self.facets[keep], self.vectors[keep])
+
+
+def best(likeness: Array, k: int, rows: Array | None = None) -> Array:
+    """The k likest rows, best first, ties by row.
+
+    Args:
+        rows: only these; all where None.
+
+    Shapes:
+        likeness (n,)
+    """
+    pool = np.arange(len(likeness)) if rows is None else rows
+    values = likeness if rows is None else likeness[rows]
+    if 0 < k < len(pool):
+        keep = np.flatnonzero(values >= np.partition(values, -k)[-k])
+        pool, values = pool[keep], values[keep]
+    return np.asarray(pool[np.lexsort((pool, -values))][:k])
 
 
 def build_text_items(

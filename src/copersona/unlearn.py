@@ -1,16 +1,14 @@
-"""Taking one user out of a fitted state, and an independent look for what is left.
+"""Taking one user out of a fitted state, and the list of what that leaves behind.
 
-`without_user` removes everything of a lender that is kept per user or per item. What was averaged
-over everybody (baseline weights, facets, Σ, T, calibration) cannot be unlearnt at once; the receipt
-names it and the next fit replaces it. `find_traces` shares no code with any deleter: it reads raw
-bytes of files and knows nothing of what they mean.
+`without_user` removes everything of a lender that is kept per user or per item. What was learnt
+from all lenders together cannot be unlearnt at once: `LEFT_IN` says which part of a state that is,
+the receipt names it, and the next fit replaces it. It looks for nothing: that is `forgetting`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +22,34 @@ from copersona.residuals import columns_of
 
 Array = NDArray[Any]
 
-NOT_UNLEARNT = ("facet prototypes", "baseline weights and means", "signal and noise (Σ, σ²)",
-                "facet transfer (T)", "calibration")  # fmt: skip
-"""Averages over all lenders that stay until the next fit."""
+LEFT_IN: Mapping[str, tuple[str, ...]] = {
+    "facet centre and prototypes": ("facets.center", "facets.prototypes"),
+    "facet names, declared facets and labels": ("facet_names", "declared", "labels", "views"),
+    "baseline: centre, ridge penalty and weights, facet means": (
+        "residuals.center", "residuals.weights", "residuals.facet_means", "ridge"),
+    "text directions, location and scale of answers": (
+        "residuals.basis", "residuals.location", "residuals.scale"),
+    "which items have a mean, and its shrinkage": ("texts", "residuals.item_shrinkage"),
+    "centre, noise and signal of every view (σ², Σ)": (
+        "model.*.center", "model.*.noise", "model.*.signal", "is_assumed"),
+    "facet transfer (T)": ("transfer",),
+    "calibration and agreement floor": ("calibration.*",),
+    "others' facets and averaged answers, which hang on those and on answers to the same items": (
+        "evidence.*", "graph.lends", "items.facets"),
+    "others' neighbour lists, edges and hub corrections, found while the user was among them": (
+        "graph.neighbours", "graph.is_edge", "graph.radius"),
+    "others' word counts, where the user was the first to write the same text": ("words.*",),
+    "what the user had removed, corrected or let expire since the fit, in the means of items": (
+        "residuals.item_sums", "residuals.item_counts", "fitted_ids"),
+}  # fmt: skip
+"""What of a fitted state still carries a forgotten user's influence until the next fit, with its
+arrays and fields (`*` stands for anything)."""
+
+NOT_UNLEARNT = (
+    *LEFT_IN,
+    "others' kept traces, which say what peers added while the user was one of them",
+)
+"""All that stays, in words: the receipt and docs/privacy.md say the same."""
 
 
 def without_user(state: FittedState, user: str, history: Corpus) -> FittedState:
@@ -72,20 +95,3 @@ def _without_items(state: FittedState, history: Corpus) -> Any:
     np.subtract.at(sums, rows[known], raw[known].astype(np.float32))
     np.subtract.at(counts, rows[known], present[known].astype(np.float32))
     return replace(model, item_sums=sums, item_counts=counts)
-
-
-def find_traces(places: Iterable[Path], needles: Sequence[bytes]) -> list[str]:
-    """Files whose raw bytes hold any of the needles; needles under 4 bytes are not looked for.
-
-    Args:
-        places: files, or folders searched with everything below them.
-    """
-    wanted = [needle for needle in needles if len(needle) >= 4]
-    found = []
-    for place in places:
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file():
-                data = path.read_bytes()
-                if any(needle in data for needle in wanted):
-                    found.append(str(path))
-    return found

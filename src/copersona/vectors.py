@@ -1,4 +1,8 @@
-"""Vectors of texts, encoded at most once: the embedding cache in front of an encoder."""
+"""Vectors of texts, encoded at most once: the embedding cache in front of an encoder.
+
+Only stored texts are kept. A request's own text is encoded and forgotten: looking it up, and trying
+to keep what may not be kept, would cost more than most encoders do.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from copersona.encoders import Encoder, encode_batched
 from copersona.store import Store, content_hash
 
 Array = NDArray[Any]
+Vector = NDArray[np.float16] | NDArray[np.float32]
 
 
 class VectorCache:
@@ -27,6 +32,8 @@ class VectorCache:
 
         Work that was interrupted is not done again: each batch is stored before the next one.
         """
+        if not texts:
+            return np.zeros((0, self.encoder.dim), np.float32)
         hashes = [content_hash(text) for text in texts]
         distinct = dict(zip(hashes, texts, strict=True))
         known = self._store.embeddings(self._namespace, self.encoder.name, list(distinct))
@@ -38,6 +45,18 @@ class VectorCache:
             rounded = rows.astype(np.float16)
             self._store.put_embeddings(self._namespace, self.encoder.name, keys, rounded)
             known.update(zip(keys, rounded, strict=True))
-        if not texts:
-            return np.zeros((0, self.encoder.dim), np.float32)
         return np.stack([known[key] for key in hashes]).astype(np.float32)
+
+    def completed(self, texts: Sequence[str], known: Sequence[Vector | None]) -> Array:
+        """The same where most vectors are at hand: `known` has one for each text, or None."""
+        missing = [n for n, vector in enumerate(known) if vector is None]
+        rows = list(known)
+        for n, vector in zip(missing, self.vectors([texts[n] for n in missing]), strict=True):
+            rows[n] = vector
+        if not rows:
+            return np.zeros((0, self.encoder.dim), np.float32)
+        return np.array(rows, np.float32)
+
+    def of_request(self, text: str) -> Array:
+        """The vector of a text that is not kept: (dim,)."""
+        return np.asarray(self.encoder.encode([text])[0].astype(np.float16), np.float32)

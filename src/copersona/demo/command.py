@@ -30,21 +30,28 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the store and the page.")
     ] = None,
-    real: Annotated[bool, typer.Option("--real", help="Real chats; needs an extra.")] = False,
+    real: Annotated[bool, typer.Option("--real", help="Real chats, fetched once.")] = False,
 ) -> None:
-    """Show what completion does for a user with four messages; writes demo.html."""
+    """Show what completion does for a sparse user.
+
+    The same request three ways, with the evidence; the pictures are in demo.html.
+    """
     from copersona.demo.page import render_page  # noqa: PLC0415  `--help` must be quick
     from copersona.demo.real import real_people  # noqa: PLC0415  the same
     from copersona.demo.story import demo_people, show, tell  # noqa: PLC0415  the same
 
     session: _Session = ctx.obj
-    population = real_people() if real else demo_people()
+    population = real_people(_notice) if real else demo_people()
     folder = out or Path(tempfile.mkdtemp(prefix="copersona-demo-"))
     story = tell(folder, population, llm=session.settings.llm)
     show(story, _say)
     page = folder / PAGE
     page.write_text(render_page(story), "utf-8")
     typer.echo(f"\nThe pictures are in {page}")
+
+
+def _notice(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _say(line: str) -> None:

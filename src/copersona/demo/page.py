@@ -7,6 +7,7 @@ about people, save where the dots of the graph stand.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copersona.demo.story import Story, Way, answers_note
-from copersona.records import FacetPersona, Persona
+from copersona.records import Evidence, FacetPersona, Persona
 
 Array = NDArray[Any]
 
@@ -23,26 +24,36 @@ SHOWN_USERS = 60
 LINKS = 3
 """Nearest linked neighbours drawn per user and layer; all of them would be a blot."""
 
-_CELL, _HALF, _ROW, _LEFT, _TOP = 16, 15, 36, 190, 78
+_CELL, _HALF, _ROW, _LEFT, _TOP = 16, 15, 36, 190, 94
 _PANEL, _MARGIN = 372, 16
 _OWN = ("#eef1f5", "#c3d5ea", "#8fb4db", "#4f8ac4", "#1d5a99")
 _GAIN = ("#fdeee0", "#fbd3a8", "#f5a85b", "#d97a1d")
 
+_WHO = {"own": "own message", "peer": "{}, a peer", "population": "{}, not chosen for likeness"}
+
 _STYLE = """
+html{color-scheme:light;background:#fff}
 body{font:16px/1.5 system-ui,sans-serif;color:#1c2430;max-width:1200px;margin:0 auto;padding:24px}
 h1{font-size:30px;margin:0 0 4px} h2{font-size:21px;margin:44px 0 4px}
 p{margin:4px 0 12px;max-width:86ch} .note{background:#fff6dd;border-left:4px solid #d9a21d;
 padding:8px 14px} .grid{display:grid;grid-template-columns:repeat(3,1fr);gap:12px}
+@media(max-width:900px){.grid{grid-template-columns:1fr} section{overflow-x:auto}}
 .card{border:1px solid #d5dae2;border-radius:8px;padding:12px;min-width:0}
 .card h3{margin:0;font-size:17px} .card p{font-size:14px;margin:2px 0 8px}
 pre{font:12px/1.45 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere;
 background:#f6f7f9;padding:8px;border-radius:4px;margin:4px 0}
-.answer{background:#e9f5ec} .role{font-size:12px;color:#5a6472;margin-top:8px}
+code{font:13px ui-monospace,monospace;background:#f0f2f5;border-radius:3px;padding:1px 4px}
+summary{font-size:14px;cursor:pointer;margin-top:10px;color:#24507f}
+.quote{font-size:14px;border-left:4px solid;padding:2px 0 2px 10px;margin:10px 0}
+.quote small{display:block;color:#4a5462} .own{border-color:#1d5a99}
+.peer{border-color:#d97a1d} .population{border-color:#98a2b0}
+.answer{background:#e9f5ec} .role{font-size:13px;color:#4a5462;margin-top:8px}
 ul{font-size:14px;padding-left:18px;margin:4px 0} table{border-collapse:collapse;font-size:15px}
 td,th{text-align:left;padding:5px 16px 5px 0;border-bottom:1px solid #e2e6ec;vertical-align:top}
 .legend{font-size:14px;display:flex;flex-wrap:wrap;gap:6px 18px;margin:8px 0;align-items:center}
 .legend i{display:inline-block;width:15px;height:13px;margin-right:5px;vertical-align:-2px;
 border:1px solid #b8c0cc} svg{display:block} svg text{font-family:system-ui,sans-serif}
+svg text{fill:#1c2430} td:first-child,td.tight{white-space:nowrap}
 .hatched{background:repeating-linear-gradient(45deg,#fff 0 3px,#b9bfc9 3px 4px)}
 """
 
@@ -54,7 +65,7 @@ def render_page(story: Story) -> str:
     body = "\n".join(
         f"<section><h2>{title}</h2>\n{content}</section>"
         for title, content in (
-            (f"1. The same request, three ways: “{escape(population.request)}”", _contexts(story)),
+            ("1. The same request, three ways", _contexts(story)),
             (f"2. What {name} borrowed, and from how many", _borrowed(story)),
             ("3. Who is known where: own messages against what was borrowed", _coverage(story)),
             ("4. Who is like whom: the graph, one layer per picture", _graph(story)),
@@ -71,14 +82,15 @@ def render_page(story: Story) -> str:
 def _opening(story: Story) -> str:
     population, report = story.population, story.report
     name, n_own = escape(population.user), story.persona.n_interactions
-    known = ", ".join(f.name for f in story.persona.facets if f.support > 0)
-    kind = "All of them are invented." if population.is_invented else "They are real people."
+    known = [f.name for f in story.persona.facets if f.support > 0]
+    where = f"in the facet{'' if len(known) == 1 else 's'} <b>{escape(', '.join(known))}</b>"
+    kind = "" if population.is_invented else "Their words are quoted as they wrote them. "
     return (
         f"<h1>What others can tell about {name}</h1>"
-        f"<p>{escape(population.source)}. {kind} {name} wrote {n_own} of the messages, in the "
-        f"facets <b>{escape(known)}</b>, and now asks the question below. CoPersona sorted all "
-        f"messages into {len(report.facets)} facets (themes, named by their frequent words) in "
-        f"{report.seconds:.1f} s.</p>"
+        f"<p>{escape(population.source)}. {kind}CoPersona sorted all messages into "
+        f"{len(report.facets)} facets (themes, named by their frequent words) in "
+        f"{report.seconds:.1f} s. <b>{name}</b> wrote {n_own} of the messages, {where}, and now "
+        f"asks: <b>“{escape(population.request)}”</b></p>"
         '<p class="note">In this demonstration <b>everybody lends text</b>: whole messages may be '
         "quoted to the language model that answers somebody else. The default is statistics only."
         "</p>"
@@ -89,11 +101,18 @@ def _opening(story: Story) -> str:
 
 
 def _contexts(story: Story) -> str:
-    heard = escape(answers_note(story))
-    return f'<p>{heard}</p><div class="grid">{"".join(map(_card, story.ways))}</div>'
+    heard = re.sub("`([^`]+)`", r"<code>\1</code>", escape(answers_note(story)))
+    names = story.report.facets
+    keys = (
+        _key(_OWN[-1], f"{escape(story.population.user)}’s own message"),
+        _key(_GAIN[-1], "a peer’s: someone who answers alike in such a facet"),
+        _key("#98a2b0", "anybody’s: close to the request, no likeness claimed"),
+    )
+    cards = "".join(_card(way, names) for way in story.ways)
+    return f'<p>{heard}</p><div class="legend">{"".join(keys)}</div><div class="grid">{cards}</div>'
 
 
-def _card(way: Way) -> str:
+def _card(way: Way, names: Sequence[str]) -> str:
     parts = "".join(
         f"<li><b>{escape(part.kind)}</b>, {part.tokens} tokens: {escape(part.reason)}</li>"
         for part in way.parts
@@ -107,11 +126,24 @@ def _card(way: Way) -> str:
         if way.answer
         else ""
     )
-    added = f"<ul>{parts}</ul>" if parts else "<p>Nothing is added to the request.</p>"
+    size = f"{len(way.evidence)} messages quoted, {way.tokens} tokens added." if parts else ""
+    added = f"<ul>{parts}</ul>" if parts else "<p>Nothing is added to it.</p>"
+    quotes = "".join(_quote(evidence, names) for evidence in way.evidence)
     return (
-        f'<div class="card"><h3>{escape(way.title)}</h3><p>{escape(way.says)} '
-        f"{len(way.evidence)} messages quoted, {way.tokens} tokens added.</p>"
-        f"{answer}{added}{messages}</div>"
+        f'<div class="card"><h3>{escape(way.title)}</h3><p>{escape(way.says)} {size}</p>'
+        f"{answer}{added}{quotes}<details><summary>What the language model is sent, word for "
+        f"word</summary>{messages}</details></div>"
+    )
+
+
+def _quote(evidence: Evidence, names: Sequence[str]) -> str:
+    """One quoted message: what was written, to what, by whom, and how it scored."""
+    who = _WHO[evidence.origin].format(evidence.author)
+    about = f"On: {evidence.input}" if evidence.input else ""
+    found = f"{who} · {names[evidence.facet]} · relevance {evidence.score:.2f}"
+    return (
+        f'<div class="quote {evidence.origin}">{escape(evidence.response or evidence.input)}'
+        f"<small>{escape(about)}</small><small>{escape(found)}</small></div>"
     )
 
 
@@ -121,9 +153,16 @@ def _card(way: Way) -> str:
 def _borrowed(story: Story) -> str:
     facets = sorted(story.persona.facets, key=lambda f: (bool(f.abstained), -f.confidence))
     rows = "".join(map(_borrowed_row, facets))
+    nothing = (
+        '<p class="note">Here the evidence was too weak everywhere: <b>nothing</b> was borrowed; '
+        "what is quoted above is close to the request, and no likeness is claimed.</p>"
+        if all(facet.abstained for facet in facets)
+        else ""
+    )
     return (
-        "<p>Confidence is how much of a person's habits in a facet is known, from 0 to 1. Where "
-        "too few peers agree, nothing is borrowed.</p>"
+        "<p>Confidence is how much of a person’s habits in a facet is known, from 0 to 1, before → "
+        "after borrowing; agreement, from 0 to 1, is how well those people may stand in. Where too "
+        f"few agree, nothing is borrowed.</p>{nothing}"
         "<table><tr><th>facet</th><th>own messages</th><th>confidence</th><th>borrowed from</th>"
         f"<th>what peers show</th></tr>{rows}</table>"
     )
@@ -137,8 +176,9 @@ def _borrowed_row(facet: FacetPersona) -> str:
         source = f"{facet.n_contributors} people, agreement {facet.agreement:.2f}"
         confidence = f"{facet.own_confidence:.2f} → {facet.confidence:.2f}"
         shown = "; ".join(t.statement for t in facet.tendencies if t.contributors) or "–"
-    cells = (facet.name, f"{facet.support:g}", confidence, source, shown)
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    first = (facet.name, f"{facet.support:g}", confidence, source)
+    cells = "".join(f'<td class="tight">{escape(cell)}</td>' for cell in first)
+    return f"<tr>{cells}<td>{escape(shown)}</td></tr>"
 
 
 # -- coverage -------------------------------------------------------------------------------------
@@ -164,7 +204,7 @@ def _shown_users(story: Story) -> list[Persona]:
 
 def _coverage_legend() -> str:
     own = zip(_OWN, ("0", "1", "2", "3", "4 or more"), strict=True)
-    gain = zip(_GAIN, ("under .05", "under .15", "under .30", ".30 or more"), strict=True)
+    gain = zip(_GAIN, ("under 0.05", "under 0.15", "under 0.30", "0.30 or more"), strict=True)
     keys = [
         "<b>own messages</b>",
         *(_key(color, name) for color, name in own),
@@ -199,7 +239,7 @@ def _heat_map(personas: Sequence[Persona], asks: str) -> str:
 
 
 def _column(persona: Persona, x: int, is_asking: bool) -> Iterator[str]:
-    look = 'font-weight="700" fill="#c0182b"' if is_asking else 'fill="#3b4554"'
+    look = 'font-weight="700" style="fill:#a01020"' if is_asking else ""
     yield (
         f'<text transform="translate({x + 12},{_TOP - 6}) rotate(-90)" font-size="12" {look}>'
         f"{escape(persona.user[:11])}</text>"
@@ -278,9 +318,8 @@ def _graph(story: Story) -> str:
         for layer in range(graph.n_layers)
     ]
     places = spring_layout(len(state.lenders), np.concatenate(links))
-    panels = "".join(
-        _panel(story, layer, names[layer], links[layer], places) for layer in range(graph.n_layers)
-    )
+    order = sorted(range(graph.n_layers), key=lambda n: (n > 0, not story.peers.get(n - 1)))
+    panels = "".join(_panel(story, n, names[n], links[n], places) for n in order)
     return f'{_graph_words(story)}<div class="grid">{panels}</div>'
 
 
@@ -290,13 +329,13 @@ def _graph_words(story: Story) -> str:
         _key("#c0182b", f"{name}, with links in red"),
         _key("#f0932b", f"peers: they stand in for {name} in this facet"),
         _key("#5b6f8a", "linked in this layer"),
-        _key("#dde1e7", "not linked here: wrote too little, or like nobody"),
+        _key("#d3d9e1", "not linked here: wrote too little, or like nobody"),
     )
     return (
         "<p>A dot is a person and has the same place in every picture. A line links two people who "
         f"answer alike in that facet; the {LINKS} nearest links of each are drawn. Where {name} "
         "wrote nothing there are no red links: peers for such a facet were found through the "
-        "others, in which something is known.</p>"
+        "others, in which something is known. Pictures with peers come first.</p>"
         f'<div class="legend">{"".join(keys)}</div>'
     )
 
@@ -310,8 +349,7 @@ def _panel(story: Story, layer: int, title: str, links: Array, places: Array) ->
     for row, user in enumerate(state.lenders):
         if row != asks:
             marks.append(_dot(spots[row], user, user in peers, row in linked))
-    x, y = spots[asks].tolist()
-    marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="#c0182b" stroke="#fff"/>')
+    marks.append(_asking(spots[asks], story.population.user))
     caption = f"{len(links)} links drawn" + (f", {len(peers)} peers" if peers else "")
     return (
         f'<div class="card"><h3>{escape(title)}</h3><p>{caption}</p>'
@@ -319,13 +357,24 @@ def _panel(story: Story, layer: int, title: str, links: Array, places: Array) ->
     )
 
 
+def _asking(spot: Array, user: str) -> str:
+    x, y = spot.tolist()
+    side = "end" if x > _PANEL / 2 else "start"
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="#c0182b" stroke="#fff"/>'
+        f'<text x="{x + (-12 if side == "end" else 12):.1f}" y="{y + 5:.1f}" font-size="14" '
+        f'font-weight="700" text-anchor="{side}" style="fill:#a01020;paint-order:stroke" '
+        f'stroke="#fff" stroke-width="4">{escape(user[:20])}</text>'
+    )
+
+
 def _line(a: Array, b: Array, is_asking: bool) -> str:
-    look = 'stroke="#c0182b" stroke-width="1.8"' if is_asking else 'stroke="#c9d1dc"'
+    look = 'stroke="#c0182b" stroke-width="1.8"' if is_asking else 'stroke="#b4bfcd"'
     return f'<line x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}" {look}/>'
 
 
 def _dot(spot: Array, user: str, is_peer: bool, is_linked: bool) -> str:
-    radius, color = (7, "#f0932b") if is_peer else (4, "#5b6f8a" if is_linked else "#dde1e7")
+    radius, color = (7, "#f0932b") if is_peer else (4, "#5b6f8a" if is_linked else "#d3d9e1")
     return (
         f'<circle cx="{spot[0]:.1f}" cy="{spot[1]:.1f}" r="{radius}" fill="{color}" '
         f'stroke="#fff"><title>{escape(user)}</title></circle>'

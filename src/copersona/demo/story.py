@@ -237,7 +237,10 @@ def borrowed_lines(story: Story) -> list[str]:
         for facet in borrowed
     ]
     n_rest = len(story.persona.facets) - len(borrowed)
-    return [*lines, f"{n_rest} other facets: nothing, the evidence was too weak"]
+    if not n_rest:
+        return lines
+    rest = f"{n_rest} other facets" if lines else f"all {n_rest} facets"
+    return [*lines, f"{rest}: nothing, the evidence was too weak"]
 
 
 def history(rows: Sequence[Interaction]) -> Callable[[CoPersona], None]:

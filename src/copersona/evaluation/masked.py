@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copersona.completion import MaskedFacet
+from copersona.calibration import MaskedFacets
 from copersona.corpus import Corpus, restrict_users
 from copersona.facets import unit
-from copersona.fitted import FittedState, MethodConfig, fit_state, mask_facets
-from copersona.profiles import OwnEvidence
+from copersona.fitted import FittedState, MethodConfig, fit_state
+from copersona.masking import CAPS, mask_facets
+from copersona.profiles import Observed, OwnEvidence
 
 Array = NDArray[Any]
 
@@ -78,16 +79,21 @@ def score_masked(
     encoder: str,
     config: MethodConfig,
     n_folds: int = 5,
+    caps: Sequence[int | None] = CAPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[MaskedScores]:
-    """Masked-facet predictions of all comparators, pooled over folds, one result per view."""
+    """Masked-facet predictions of all comparators, pooled over folds, one result per view.
+
+    Args:
+        caps: interactions left outside the hidden facet, drawn for every case; None leaves all.
+    """
     parts: list[list[MaskedScores]] = []
     fold = np.array([hash_fold(user, n_folds) for user in corpus.user_ids])
     for number in range(n_folds):
         train = restrict_users(corpus, fold != number)
         test = restrict_users(corpus, fold == number)
         state = fit_state(train, encoder=encoder, cut=float("inf"), config=config)
-        parts.append(_score_fold(state, test))
+        parts.append(_score_fold(state, train, test, caps))
         if progress:
             progress(number + 1, n_folds)
     names = [scores.view for scores in parts[0]]
@@ -110,59 +116,50 @@ def _pooled(parts: Sequence[MaskedScores]) -> MaskedScores:
     )
 
 
-def _score_fold(state: FittedState, test: Corpus) -> list[MaskedScores]:
-    known = mask_facets(state, state.evidence, exclude_self=True)
-    evidence = state.evidence_of(test)
-    hidden = mask_facets(state, evidence, exclude_self=False)
+def _score_fold(
+    state: FittedState, train: Corpus, test: Corpus, caps: Sequence[int | None]
+) -> list[MaskedScores]:
+    floor, settings = state.calibration.agreement_floor, state.config.completion
+
+    def masked(observed: Observed, *, are_lenders: bool) -> MaskedFacets:
+        return mask_facets(observed, state.models, state.lending, floor, settings,
+                           are_lenders=are_lenders, caps=caps)  # fmt: skip
+
+    known = masked(state.observe(train), are_lenders=True)
+    hidden = masked(state.observe(test), are_lenders=False)
     lenders = _Lenders(state)
-    seen = lenders.features(known, state.evidence, is_lender=True)
-    new = lenders.features(hidden, evidence, is_lender=False)
-    return [_score_view(state, number, known, hidden, seen, new)
+    seen, new = lenders.features(known, known.users), lenders.features(hidden, None)
+    completed = hidden.completed(state.calibration, state.models)
+    return [_score_view(state, number, known, hidden, seen, {**new, "completion": completed})
             for number in range(len(state.models))]  # fmt: skip
 
 
 def _score_view(
     state: FittedState,
     number: int,
-    known: Sequence[MaskedFacet],
-    hidden: Sequence[MaskedFacet],
+    known: MaskedFacets,
+    hidden: MaskedFacets,
     seen: dict[str, Array],
     new: dict[str, Array],
 ) -> MaskedScores:
     model = state.models[number]
     part = model.view.slice
-    known_rows = np.array([m.support[number] > 0 for m in known])
-    rows = np.array([m.support[number] > 0 for m in hidden])
-
-    def stack(masked: Sequence[MaskedFacet], name: str, keep: Array) -> Array:
-        return np.stack([getattr(m, name)[part] for m in masked])[keep].astype(np.float64)
-
-    target = stack(known, "truth", known_rows)
-    truth, own = stack(hidden, "truth", rows), stack(hidden, "own", rows)
-    known_own = stack(known, "own", known_rows)
-    kept = [m for m, keep in zip(hidden, rows, strict=True) if keep]
+    fitted, rows = known.support[:, number] > 0, hidden.support[:, number] > 0
+    target, known_own = known.truth[fitted, part], known.own[fitted, part]
+    truth, own = hidden.truth[rows, part], hidden.own[rows, part]
     predictions = {"facet mean": np.zeros_like(truth), "self-completion": own}
     for name in COMPARATORS[2:5]:
-        raw, test_raw = seen[name][known_rows][:, part], new[name][rows][:, part]
-        predictions[name] = _scale(raw, target) * test_raw
+        predictions[name] = _scale(seen[name][fitted, part], target) * new[name][rows, part]
     predictions["ridge from other facets"] = _ridge(
-        seen["others"][known_rows], target, new["others"][rows]
+        seen["others"][fitted], target, new["others"][rows]
     )
-    random, test_random = seen["random"][known_rows][:, part], new["random"][rows][:, part]
-    predictions["self + random peers"] = own + _scale(random, target - known_own) * test_random
-    believed = np.array([_belief(state, m, number) for m in kept])
-    predictions["completion"] = own + believed[:, None] * stack(hidden, "offered", rows)
-    support = np.array([m.support[number] for m in kept])
-    kappa = np.array([model.kappa[m.facet] for m in kept])
+    random = _scale(seen["random"][fitted, part], target - known_own)
+    predictions["self + random peers"] = own + random * new["random"][rows, part]
+    predictions["completion"] = new["completion"][rows, part]
+    support, kappa = hidden.support[rows, number], model.kappa[hidden.facets[rows]]
+    moved = (predictions["completion"] != own).any(axis=1)
     return MaskedScores(model.view.name, truth, predictions, support / (support + kappa),
-                        np.array([m.n_elsewhere for m in kept]), believed > 0)  # fmt: skip
-
-
-def _belief(state: FittedState, masked: MaskedFacet, number: int) -> float:
-    """The slope completion would use; 0 where it abstains."""
-    slope, _, lower = (values[number] for values in state.calibration.at(masked.alignment))
-    agrees = masked.agreement > state.calibration.agreement_floor[masked.facet]
-    return float(slope) if agrees and lower > 0 and masked.alignment > 0 else 0.0
+                        hidden.n_elsewhere[rows], moved)  # fmt: skip
 
 
 def _scale(raw: Array, target: Array) -> float:
@@ -218,30 +215,30 @@ class _Lenders:
                 values[:, f] = np.where(known[:, f], self._means[:, f], mixed)
         return values
 
-    def features(
-        self, masked: Sequence[MaskedFacet], evidence: OwnEvidence, *, is_lender: bool
-    ) -> dict[str, Array]:
-        """Raw material of every comparator, one row per masked facet."""
+    def features(self, masked: MaskedFacets, themselves: Array | None) -> dict[str, Array]:
+        """Raw material of every comparator, one row per masked facet.
+
+        Args:
+            themselves: lender row of every case, which is never its own peer.
+        """
         n, columns = len(masked), self._means.shape[2]
         out = {name: np.zeros((n, columns)) for name in (*COMPARATORS[2:5], "random")}
-        others = np.zeros((n, self._means.shape[1] * columns))
+        whole = self._global(masked.evidence)
         rng = np.random.default_rng(0)
         for f in range(self._means.shape[1]):
-            rows = np.array([i for i, m in enumerate(masked) if m.facet == f], int)
+            rows = np.flatnonzero(masked.facets == f)
             if not len(rows):
                 continue
-            users = np.array([masked[i].user for i in rows.tolist()])
-            hidden = evidence.take(users).without_facet(f)
-            weights = self._weights(self._global(hidden), f, users if is_lender else None)
-            everyone = self._weights(self._global(hidden), None, users if is_lender else None)
+            exclude = None if themselves is None else themselves[rows]
+            weights = self._weights(whole[rows], f, exclude)
+            everyone = self._weights(whole[rows], None, exclude)
             out["global peers, facet means"][rows] = weights @ self._means[:, f]
             out["global peers, global means"][rows] = weights @ self._whole
             out["feature propagation"][rows] = everyone @ self._propagated[:, f]
             out["random"][rows] = (
                 self._random(rng, len(rows), f) @ self._state.states.specifics[:, f]
             )
-            others[rows] = self._centred(hidden).reshape(len(rows), -1)
-        return {**out, "others": others}
+        return {**out, "others": self._centred(masked.evidence).reshape(n, -1)}
 
     def _weights(self, whole: Array, f: int | None, exclude: Array | None) -> Array:
         """Weights of the nearest lenders by the whole user; rows sum to 1 or are empty."""

@@ -1,0 +1,168 @@
+"""Hiding facets of people and cutting their histories short, to see what can be told of them.
+
+The hidden interactions leave every sum and every search vector of the user; so do those that a
+shorter history would not have had. What is left is treated as the history of somebody new.
+Used to calibrate completion on lenders and to score it on people who were not fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from copersona.calibration import CompletionConfig, MaskedFacets
+from copersona.graph import LayerStates, layer_states
+from copersona.lending import Lenders, Offers
+from copersona.profiles import Observed, OwnEvidence, ViewModel
+
+Array = NDArray[Any]
+
+CAPS = (1, 2, 4, 8, 16, None)
+"""Interactions left of a history outside the hidden facet; None leaves all."""
+
+
+def mask_facets(
+    observed: Observed,
+    models: Sequence[ViewModel],
+    lenders: Lenders,
+    floor: Array,
+    config: CompletionConfig,
+    *,
+    are_lenders: bool,
+    min_support: float = 4.0,
+    caps: Sequence[int | None] = CAPS,
+) -> MaskedFacets:
+    """Hide well-supported facets in turn and look what own and borrowed evidence say of them.
+
+    With one facet there is nothing outside it: half of a history is hidden instead.
+
+    Args:
+        floor: agreement below which peers of a facet are not believed, see `agreement_floor`.
+        are_lenders: users are the lenders themselves, row by row; nobody is its own peer.
+        caps: drawn at random for every case.
+
+    Shapes:
+        floor (n_facets,)
+    """
+    rng = np.random.default_rng(config.seed)
+    users, facets = _cases(observed, min_support, config.tested, rng)
+    left, owners, hidden, hidden_owners = _split(observed, users, facets, caps, rng)
+    evidence = observed.average(left, owners)
+    truth = observed.average(hidden, hidden_owners)
+    states = layer_states(evidence, models)
+    found = lenders.search(states, np.arange(len(users)), users if are_lenders else None)
+    at = np.arange(len(users)), facets
+    center = np.concatenate([model.center for model in models], axis=1)
+    offers = [
+        lenders.offers(states, row, candidates, np.ones(len(candidates), bool), [f])[0]
+        for row, (f, candidates) in enumerate(zip(facets.tolist(), found, strict=True))
+    ]
+    own = np.concatenate([p.theta for p in states.posteriors], axis=2)[at]
+    unknown, room = _uncertainty(evidence, states, models, at)
+    wide = np.concatenate(
+        [np.repeat(room[:, [v]], m.view.stop - m.view.start, axis=1) for v, m in enumerate(models)],
+        axis=1,
+    )
+    believable, agreeing = _believable(offers, facets, floor, config, len(models))
+    return MaskedFacets(
+        users=users,
+        facets=facets,
+        truth=truth.means[at] - center[facets],
+        support=truth.support[at],
+        own=own,
+        shared=wide * (_rows([o.shared.offered for o in offers], own.shape) - own),
+        specific=wide * _rows([o.specific.offered for o in offers], own.shape),
+        unknown=np.where(believable, unknown, 0),
+        alignment=agreeing,
+        evidence=evidence,
+    )
+
+
+def _rows(rows: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    return np.array(rows).reshape(shape)
+
+
+def _cases(
+    observed: Observed, min_support: float, most: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Users and facets to hide: enough to compare with, and something left to judge by."""
+    counts = np.zeros((observed.n_users, observed.n_facets))
+    np.add.at(counts, (observed.users, observed.facets), 1)
+    if observed.n_facets == 1:
+        users = np.flatnonzero(counts[:, 0] >= max(2, min_support))
+        users = np.sort(rng.permutation(users)[:most])
+        return users, np.zeros(len(users), int)
+    limit = max(30, most // observed.n_facets)
+    has_rest = counts.sum(axis=1, keepdims=True) > counts
+    picked = []
+    for f in range(observed.n_facets):
+        users = np.flatnonzero((counts[:, f] >= min_support) & has_rest[:, f])
+        users = np.sort(rng.permutation(users)[:limit])
+        picked.append(np.stack([users, np.full(len(users), f)]))
+    found = np.concatenate(picked, axis=1)
+    return found[0], found[1]
+
+
+def _split(
+    observed: Observed,
+    users: Array,
+    facets: Array,
+    caps: Sequence[int | None],
+    rng: np.random.Generator,
+) -> tuple[Array, Array, Array, Array]:
+    """Interactions that are left and those hidden, each with the case they belong to."""
+    order = np.argsort(observed.users, kind="stable")
+    bounds = np.searchsorted(observed.users[order], np.arange(observed.n_users + 1))
+    left, hidden = [], []
+    for user, f in zip(users.tolist(), facets.tolist(), strict=True):
+        rows = order[bounds[user] : bounds[user + 1]]
+        is_hidden = observed.facets[rows] == f
+        if observed.n_facets == 1:
+            is_hidden = rng.permutation(len(rows)) % 2 == 0
+        rest, cap = rows[~is_hidden], caps[int(rng.integers(len(caps)))]
+        if cap is not None and len(rest) > cap:
+            rest = rng.choice(rest, cap, replace=False)
+        left.append(rest)
+        hidden.append(rows[is_hidden])
+    return *_owned(left), *_owned(hidden)
+
+
+def _owned(parts: Sequence[Array]) -> tuple[Array, Array]:
+    if not parts:
+        return np.zeros(0, int), np.zeros(0, int)
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+
+
+def _uncertainty(
+    evidence: OwnEvidence, states: LayerStates, models: Sequence[ViewModel], at: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """V^(−f)/Σ_ff, and how much of a prior is left after own evidence in the facet itself."""
+    unknown, room = [], []
+    for v, (model, posterior) in enumerate(zip(models, states.posteriors, strict=True)):
+        variance = posterior.others_variance[at]
+        unknown.append(variance / np.diag(model.signal)[at[1]])
+        noise = model.noise[at[1]]
+        room.append(noise / (noise + evidence.support[..., v][at] * variance))
+    return np.stack(unknown, axis=1), np.stack(room, axis=1)
+
+
+def _believable(
+    offers: Sequence[Offers],
+    facets: Array,
+    floor: Array,
+    config: CompletionConfig,
+    n_views: int,
+) -> tuple[Array, Array]:
+    """Where whole-user peers are enough, and ā where facet peers are enough and agree."""
+    enough = [o.shared.is_enough(config.min_donors) for o in offers]
+    aligned = [
+        o.specific.is_enough(config.min_donors)
+        * (o.specific.agreement > floor[f])
+        * o.specific.peers.alignment
+        for o, f in zip(offers, facets.tolist(), strict=True)
+    ]
+    shape = (len(offers), n_views)
+    return np.array(enough, bool).reshape(shape), np.array(aligned, float).reshape(shape)

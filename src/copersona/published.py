@@ -1,0 +1,159 @@
+"""The fitted state in force: published, opened once, followed when another process replaces it.
+
+What is damaged is never served: the newest sound state of the folder is, in a process that had it
+open as in one that has just started. That is logged once for each damaged state and stands in
+`degraded` for as long as it lasts. Knows files and fitted states; knows nobody's consent, and not
+what a state is used for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from copersona import artifacts
+from copersona.errors import ArtifactError
+from copersona.fitted import FittedState, from_arrays, to_arrays
+from copersona.text_items import TextItems, items_from_arrays, items_to_arrays
+
+Array = NDArray[np.generic]
+
+KEPT = 2
+"""States that stay in the folder after a fit: the new one, and one to go back to."""
+
+_LOOK_AGAIN_S = 60.0
+_log = logging.getLogger("copersona")
+
+
+class Published(NamedTuple):
+    """A fitted state with the items it may quote, under its version."""
+
+    version: str
+    state: FittedState
+    items: TextItems
+
+
+class States:
+    """The fitted states of one namespace.
+
+    Attributes:
+        held: what was served last; None before the first look.
+        degraded: why the newest state is not the one that is served; empty where it is.
+    """
+
+    def __init__(self, root: Path, namespace: str) -> None:
+        self._root, self._namespace = root, namespace
+        self.held: Published | None = None
+        self.degraded = ""
+        self._refused, self._refused_until = "", 0.0
+
+    def in_force(self) -> Published | None:
+        """The newest sound state; None where nothing was published.
+
+        Raises:
+            ArtifactError: there are states, and none is sound.
+        """
+        wanted = ""
+        try:
+            wanted = artifacts.current(self._root, self._namespace) or ""
+            if not wanted:
+                return None
+            if self.held is None or self.held.version != wanted:
+                if self._is_refused(wanted):
+                    return self.held
+                self.held = self._open(wanted)
+        except ArtifactError as error:
+            return self._instead_of(wanted, error)
+        self.degraded = ""
+        return self.held
+
+    def publish(self, state: FittedState, items: TextItems) -> str:
+        """Write a new state and put it in force; gives back its version."""
+        arrays, meta = to_arrays(state)
+        arrays = {**arrays, **items_to_arrays(items)}
+        version = artifacts.publish(self._root, self._namespace, arrays, meta)
+        self.held = _restored(version, arrays, meta)  # as later readers see it: rounded as stored
+        self.degraded = ""
+        return version
+
+    def versions(self) -> list[str]:
+        """What lies in the folder, oldest first, sound or not."""
+        return artifacts.versions(self._root, self._namespace)
+
+    def remove(self, version: str) -> None:
+        """Delete one version."""
+        artifacts.remove(self._root, self._namespace, version)
+
+    def prune(self) -> None:
+        """Delete all but the newest."""
+        artifacts.prune(self._root, self._namespace, keep=KEPT)
+
+    def problems(self) -> list[str]:
+        """What is wrong in the folder, and what is served meanwhile; empty when all is sound."""
+        found: list[str] = []
+        try:
+            artifacts.current(self._root, self._namespace)
+        except ArtifactError as error:
+            found.append(str(error))
+        for version in self.versions():
+            try:
+                self._open(version)
+            except ArtifactError as error:
+                found.append(str(error))
+        return [*found, *self._served_meanwhile()] if found else []
+
+    def _served_meanwhile(self) -> list[str]:
+        try:
+            served = self.in_force()
+        except ArtifactError:
+            return ["no fitted state is sound: fit again"]
+        if served is None or not self.degraded:
+            return []
+        return [f"fitted state {served.version} is served instead; fit again for a new one"]
+
+    def _open(self, version: str) -> Published:
+        opened = artifacts.open_version(self._root, self._namespace, version)
+        return _restored(version, opened.arrays, opened.meta)
+
+    def _instead_of(self, wanted: str, error: ArtifactError) -> Published:
+        """The newest sound state but this one, looked for again once a minute."""
+        if self.held is not None and self._is_refused(wanted):
+            return self.held
+        self.held = self._newest_sound(wanted) or self.held
+        if self.held is None:
+            raise error
+        self._refused, self._refused_until = wanted, time.monotonic() + _LOOK_AGAIN_S
+        reason = f"still serving fitted state {self.held.version}: {error}"
+        if reason != self.degraded:
+            _log.warning(reason)
+        self.degraded = reason
+        return self.held
+
+    def _newest_sound(self, refused: str) -> Published | None:
+        for version in reversed(self.versions()):
+            if version == refused:
+                continue
+            if self.held is not None and self.held.version == version:
+                return self.held
+            try:
+                return self._open(version)
+            except ArtifactError:
+                continue
+        return None
+
+    def _is_refused(self, wanted: str) -> bool:
+        is_recent = time.monotonic() < self._refused_until
+        return bool(self.degraded) and self._refused == wanted and is_recent
+
+
+def _restored(version: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Published:
+    try:
+        return Published(version, from_arrays(arrays, meta), items_from_arrays(arrays))
+    except KeyError as error:
+        raise ArtifactError(f"fitted state {version} lacks {error}; fit again") from error
