@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 CASES = Path(__file__).with_name("speed_cases.py")
@@ -24,7 +25,7 @@ BARE = {"facets": "k-means", "residuals": "ridge", "graph": "kNN of every layer"
 
 
 def run(case, **options):
-    """One case in a process of its own; None, and a line saying so, where it failed."""
+    """One case in a process of its own; None, and a line on standard error, where it failed."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, str(CASES), case, json.dumps(options)],
@@ -34,16 +35,16 @@ def run(case, **options):
     print(f"[{case} {options}: {seconds:.0f} s]", file=sys.stderr, flush=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"\n{case} {options} failed ({done.returncode}): {last}", flush=True)
+        print(f"[{case} {options} failed ({done.returncode}): {last}]", file=sys.stderr, flush=True)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def table(title, head, rows):
-    print(f"\n**{title}**\n\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    """Each row is printed as soon as it is there."""
+    print(f"\n**{title}**\n\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
     for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    sys.stdout.flush()
+        print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
 
 
 def ms(values):
@@ -79,50 +80,55 @@ def fit_tables(options):
 
 
 def prompt_tables(options):
-    rows, setup = [], []
-    for users in options.users:
-        for lend in options.lend:
-            found = run("prompt", users=users, rows_per_user=options.rows_per_user, lend=lend,
-                        requests=options.requests)  # fmt: skip
-            if not found:
-                continue
-            ratio = found["warm"][0] / found["bare"][0]
-            rows.append((f"{found['rows']:,}", lend, f"{found['first'][0]:.0f}",
-                         ms(found["cold"]), ms(found["warm"]), ms(found["encoding"]),
-                         ms(found["bare"]), f"{ratio:.2f}"))  # fmt: skip
-            setup.append((f"{found['rows']:,}", lend, f"{found['ingest_s']:.1f}",
-                          f"{found['fit_s']:.1f}"))  # fmt: skip
+    setup = []
     head = ("rows", "lend", "first after opening", "cold", "warm", "of it the encoder",
             "bare cosine top 20", "warm / bare, p50")  # fmt: skip
-    table(f"Context for one request, ms, p50 / p95 / p99 over {options.requests} requests of "
-          "different rows", head, rows)  # fmt: skip
+    title = f"Context for one request, ms, p50 / p95 / p99 over {options.requests} requests"
+    table(title, head, prompt_rows(options, setup))
     table("What it took to get there, s", ("rows", "lend", "ingest", "encode and fit"), setup)
 
 
+def prompt_rows(options, setup):
+    for users, lend in product(options.users, options.lend):
+        found = run("prompt", users=users, rows_per_user=options.rows_per_user, lend=lend,
+                    requests=options.requests)  # fmt: skip
+        if found:
+            case = (f"{found['rows']:,}", lend)
+            times = (ms(found[name]) for name in ("cold", "warm", "encoding", "bare"))
+            ratio = f"{found['warm'][0] / found['bare'][0]:.2f}"
+            setup.append((*case, f"{found['ingest_s']:.1f}", f"{found['fit_s']:.1f}"))
+            yield (*case, f"{found['first'][0]:.0f}", *times, ratio)
+
+
 def ingest_table(options):
-    rows = []
+    head = ("rows", "`add`, s", "rows/s", "`ingest` of JSON lines, s", "rows/s",
+            "bare executemany, s", "rows/s", "add / bare")  # fmt: skip
+    title = f"Bulk ingest into an empty SQLite store, median of {options.repeats}"
+    table(title, head, ingest_rows(options))
+
+
+def ingest_rows(options):
     for size in options.rows:
         found = run("ingest", rows=size, repeats=options.repeats)
         if found:
-            ours, file, bare = (statistics.median(found[n]) for n in ("ours", "file", "bare"))
-            rows.append((f"{found['rows']:,}", f"{ours:.2f}", f"{found['rows'] / ours:,.0f}",
-                         f"{file:.2f}", f"{found['rows'] / file:,.0f}", f"{bare:.2f}",
-                         f"{found['rows'] / bare:,.0f}", f"{ours / bare:.2f}"))  # fmt: skip
-    head = ("rows", "`add`, s", "rows/s", "`ingest` of JSON lines, s", "rows/s",
-            "bare executemany, s", "rows/s", "add / bare")  # fmt: skip
-    table(f"Bulk ingest into an empty SQLite store, median of {options.repeats}", head, rows)
+            seconds = [statistics.median(found[name]) for name in ("ours", "file", "bare")]
+            cells = [cell for s in seconds for cell in (f"{s:.2f}", f"{found['rows'] / s:,.0f}")]
+            yield (f"{found['rows']:,}", *cells, f"{seconds[0] / seconds[2]:.2f}")
 
 
 def add_table(options):
-    rows = []
+    head = ("rows held", "`add` of one", "bare insert and commit", "ratio p50", "ratio p95")
+    title = f"Single durable add, ms, p50 / p95 / p99 of {options.adds}"
+    table(title, head, add_rows(options))
+
+
+def add_rows(options):
     for held in options.held:
         found = run("add", rows=held, adds=options.adds)
         if found:
             ours, bare = found["ours"], found["bare"]
-            rows.append((f"{held:,}", ms(ours), ms(bare), f"{ours[0] / bare[0]:.2f}",
-                         f"{ours[1] / bare[1]:.2f}"))  # fmt: skip
-    head = ("rows held", "`add` of one", "bare insert and commit", "ratio p50", "ratio p95")
-    table(f"Single durable add, ms, p50 / p95 / p99 of {options.adds}", head, rows)
+            ratios = [f"{ours[i] / bare[i]:.2f}" for i in (0, 1)]
+            yield (f"{held:,}", ms(ours), ms(bare), *ratios)
 
 
 def numbers(text):

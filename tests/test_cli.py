@@ -308,7 +308,7 @@ def test_a_receipt_is_readable_and_rejections_alike_are_counted(
     fitted: Run, tmp_path: Path
 ) -> None:
     shown = fitted("forget", "user1", "--yes").stdout
-    assert "erased: 6 interactions" in shown
+    assert "erased: interactions 6" in shown
     assert "fitted state in force: 000002-" in shown
     assert "found nothing" in shown
     again = fitted("ingest", tmp_path / "rows.jsonl")

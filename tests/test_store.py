@@ -473,3 +473,13 @@ def test_many_threads_share_one_store(store: Store) -> None:
     with ThreadPoolExecutor(max_workers=12) as pool:
         assert list(pool.map(work, range(12))) == [5] * 12
     assert store.n_interactions("n") == 60
+
+
+def test_users_are_introduced_once_and_keep_their_word(store: Store) -> None:
+    public = Consent(lend="text", train=True)
+    store.set_consent("ns", "ana", Consent(lend="no"))
+    store.add("ns", [Interaction(user="gone", input="hello", response="there")])
+    store.forget("ns", "gone")
+    assert store.introduce("ns", ["ana", "bo", "bo", "gone", "", "cy"], public) == 2
+    assert store.introduce("ns", ["bo", "cy"], Consent(lend="no")) == 0
+    assert store.consents("ns") == {"ana": Consent(lend="no"), "bo": public, "cy": public}

@@ -365,8 +365,7 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
     graph = PersonaGraph(*(arrays[f"graph.{n}"] for n in ("neighbours", "is_edge", "radius",
                                                           "lends")))  # fmt: skip
     shared, specific = (
-        Curve(*(arrays[f"calibration.{kind}.{name}"] for name in _CURVE_ARRAYS))
-        for kind in _CURVES
+        Curve(*(arrays[f"calibration.{kind}.{name}"] for name in _CURVE_ARRAYS)) for kind in _CURVES
     )
     calibration = Calibration(shared, specific, arrays["calibration.agreement_floor"])
     return FittedState(

@@ -103,16 +103,8 @@ class Authors:
 
     def admit(self, users: Iterable[str]) -> None:
         """Note the consent of those whom the store has never seen."""
-        if self._consent is None:
-            return
-        for user in users:
-            if self._store.user_revision(self._namespace, user):
-                continue
-            try:
-                self._store.set_consent(self._namespace, user, self._consent)
-            except DataError:  # forgotten, or no id at all: the row is rejected, with the reason
-                continue
-            self.n_set += 1
+        if self._consent is not None:
+            self.n_set += self._store.introduce(self._namespace, users, self._consent)
 
 
 def _checked(index: int, row: Interaction | RowOutcome) -> Interaction | RowOutcome:

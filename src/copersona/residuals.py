@@ -106,10 +106,12 @@ class ResidualModel:
             a residual is 0 where its view is absent.
         """
         values, present = self.values(corpus)
-        raw = self.against_input(corpus, facets, values) * columns_of(self.views, present)
-        effect = self.item_effect(corpus, raw, present, in_fit)
-        residuals = (raw - effect) * columns_of(self.views, present)
-        return residuals.astype(np.float32), present
+        has = columns_of(self.views, present)
+        raw = self.against_input(corpus, facets, values)
+        raw *= has
+        raw -= self.item_effect(corpus, raw, present, in_fit)
+        raw *= has
+        return raw, present
 
     def values(self, corpus: Corpus) -> tuple[Array, Array]:
         """Standardised answers, every view, before any baseline."""
@@ -122,7 +124,7 @@ class ResidualModel:
         for fold, part in _parts_of_folds(corpus.folds, np.flatnonzero(~corpus.is_single)):
             design = _design(corpus.inputs[part], self.center)
             predicted[part, :n_pair] = design @ self.weights[fold]
-        return values - predicted
+        return np.subtract(values, predicted, out=predicted)
 
     def item_effect(self, corpus: Corpus, raw: Array, present: Array, in_fit: Array) -> Array:
         """Shrunk mean residual of others on the same item; 0 below `min_donors` others."""
@@ -132,14 +134,16 @@ class ResidualModel:
         if not len(known):
             return effect
         own_sum, own_count = _own_item_sums(corpus, rows, raw, present & in_fit[:, None], known)
-        sums = self.item_sums[rows[known]] - own_sum
+        sums = self.item_sums[rows[known]]
+        sums -= own_sum
         counts = self.item_counts[rows[known]] - own_count
         for number, view in enumerate(self.views):
             count = counts[:, number]
             weight = np.where(
                 count >= self.min_donors, 1 / (count + self.item_shrinkage[number]), 0
             )
-            effect[known, view.slice] = sums[:, view.slice] * weight[:, None]
+            sums[:, view.slice] *= weight.astype(np.float32)[:, None]
+        effect[known] = sums
         return effect
 
 
@@ -187,7 +191,7 @@ def fit_residuals(
     location, scale = np.zeros(columns, np.float32), np.ones(columns, np.float32)
     values, present = _values(corpus, views, basis, labels, location, scale)
     location, scale = _standardise(values, columns_of(views, present), views)
-    values = np.clip((values - location) / scale, -_limits(views), _limits(views))
+    values = _scaled(values, views, location, scale)
     targets = gram.of_targets(corpus, paired, center, values[:, : views[1].stop])
     weights = np.stack([targets.solve(ridge, fold) for fold in range(N_FOLDS)]).astype(np.float32)
     draft = ResidualModel(
@@ -311,8 +315,7 @@ def _parts_of_folds(folds: Array, rows: Array) -> Iterator[tuple[int, Array]]:
 
 def _design(inputs: Array, center: Array) -> Array:
     x = np.empty((len(inputs), inputs.shape[1] + 1), np.float32)
-    x[:, :-1] = inputs
-    x[:, :-1] -= center
+    np.subtract(inputs, center, out=x[:, :-1])
     x[:, -1] = 1
     return x
 
@@ -400,20 +403,28 @@ def _values(
             present[:, number] = code >= 0
             rows = np.flatnonzero(code >= 0)
             values[rows, view.start + code[rows]] = 1
-    values = np.clip((values - location) / scale, -_limits(views), _limits(views))
-    return values * columns_of(views, present), present
+    values = _scaled(values, views, location, scale)
+    values *= columns_of(views, present)
+    return values, present
 
 
-def _limits(views: Sequence[View]) -> Array:
-    """Where a standardised value is cut: only style has outliers that carry nothing."""
-    return columns_of(views, np.array([_WINSOR if v.name == "style" else np.inf for v in views]))
+def _scaled(values: Array, views: Sequence[View], location: Array, scale: Array) -> Array:
+    """Standardised and cut in place: only style has outliers that carry nothing."""
+    limits = [_WINSOR if view.name == "style" else np.inf for view in views]
+    limit = columns_of(views, np.array(limits, np.float32))
+    values -= location
+    values /= scale
+    return np.clip(values, -limit, limit, out=values)
 
 
 def _standardise(values: Array, has: Array, views: Sequence[View]) -> tuple[Array, Array]:
     """Location and scale of each column; text shares one scale, labels keep theirs."""
     n = np.maximum(has.sum(axis=0), 1)
     location = (values * has).sum(axis=0, dtype=np.float64) / n
-    variance = (((values - location) * has) ** 2).sum(axis=0, dtype=np.float64) / n
+    variance = np.zeros(len(n))
+    for start in range(0, len(values), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        variance += (((values[part] - location) * has[part]) ** 2).sum(axis=0) / n
     for view in views:
         if view.name == "text":
             variance[view.slice] = variance[view.slice].mean()

@@ -8,7 +8,7 @@ know what the words mean: it encodes nothing, ranks nothing and fits nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -291,6 +291,17 @@ class Store:
             touch(scope, [user_id])
         if not consent.remember:
             self._database.scrub()
+
+    def introduce(self, namespace: str, users: Iterable[str], consent: Consent) -> int:
+        """Note what users allow who were never seen before; returns how many those are.
+
+        Everybody else keeps what they allow; forgotten users stay forgotten.
+        """
+        with self._database.changing(namespace) as scope:
+            made = self._registry.introduce(scope, users, consent)
+            if made:
+                touch(scope, made)
+        return len(made)
 
     def instructions(self, namespace: str, user: str) -> tuple[str, ...]:
         """What the user said outright, in the order it was said."""

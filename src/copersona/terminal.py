@@ -127,13 +127,13 @@ def say_receipt(receipt: Receipt, *, as_json: bool) -> None:
     if as_json:
         say_json(receipt)
         return
-    say("erased: " + ", ".join(f"{n:,} {kind}" for kind, n in receipt.removed.items()))
+    say("erased: " + ", ".join(f"{kind} {n:,}" for kind, n in receipt.removed.items()))
     for version in receipt.states_removed:
         say(f"fitted state removed: {version}")
     if receipt.state:
         say(f"fitted state in force: {receipt.state}")
     for name in receipt.not_unlearnt:
-        say(f"part of an average until the next fit: {name}")
+        say(f"not unlearnt before the next fit: {name}")
     for file in receipt.traces_found:
         say(f"words like this user's are still in: {file}")
     if not receipt.traces_found:

@@ -99,6 +99,24 @@ class UserRegistry:
         scope.connection.execute(change.values(**allowed))
         return user_id
 
+    def introduce(self, scope: Scope, names: Iterable[str], consent: Consent) -> list[int]:
+        """Rows made for users never seen before, with what they allow.
+
+        Passed over: who is there already, who was forgotten, and ids that cannot be one.
+        """
+        marks = {self.mark(scope.namespace, name): name for name in names if _is_user_id(name)}
+        query = sa.select(users.c.mark)
+        for row in rows_in(scope.connection, query, users.c.mark, list(marks)):
+            del marks[row.mark]
+        for mark in self._buried(scope, list(marks)):
+            del marks[mark]
+        made = list(self._create(scope, marks).values())
+        allowed: dict[str, Any] = {c.name: getattr(consent, c.name) for c in _CONSENT}
+        for part in chunks(made):
+            change = sa.update(user_states).where(user_states.c.user_id.in_(part))
+            scope.connection.execute(change.values(**allowed))
+        return made
+
     def bury(self, scope: Scope, user: str) -> None:
         """Leave a tombstone; the row of the user must go in the same transaction."""
         row = {"mark": self.mark(scope.namespace, user)}
@@ -125,7 +143,7 @@ class UserRegistry:
 
     def _enter(self, scope: Scope, user: str) -> int:
         """The user's row, made where needed, whatever the user allows."""
-        check(Interaction(user=user, input="-"))  # an id that no row could have is refused
+        check(_row_of(user))  # an id that no row could have is refused
         mark = self.mark(scope.namespace, user)
         if self._buried(scope, [mark]):
             raise DataError(FORGOTTEN, field="user")
@@ -145,6 +163,18 @@ class UserRegistry:
         states = [{"user_id": user_id, "revision": 0} for user_id in made.values()]
         insert_many(connection, user_states, states)
         return made
+
+
+def _row_of(user: str) -> Interaction:
+    return Interaction(user=user, input="-")
+
+
+def _is_user_id(name: str) -> bool:
+    try:
+        check(_row_of(name))
+    except DataError:
+        return False
+    return True
 
 
 def touch(scope: Scope, user_ids: Iterable[int] = ()) -> None:
