@@ -70,7 +70,7 @@ def main() -> None:
     words.add_argument("names", nargs="*", default=NAMES)
     words.add_argument("--penalty", type=float, help="ridge penalty instead of the cross-fitted")
     given = words.parse_args()
-    residuals = ResidualConfig(ridges=(given.penalty,)) if given.penalty else ResidualConfig()
+    residuals = ResidualConfig(penalties=(given.penalty,)) if given.penalty else ResidualConfig()
     config = MethodConfig(residuals=residuals)
     encoder = open_encoder("static")
     for name in given.names:

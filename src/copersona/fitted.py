@@ -114,7 +114,7 @@ class FittedState:
 
     def observe(self, corpus: Corpus, now: float | None = None) -> Observed:
         """Residuals of the users of any corpus under this state."""
-        in_fit = np.isin(corpus.id_hashes, self.fitted_ids)
+        in_fit = _is_among(corpus.id_hashes, self.fitted_ids)
         half_life = self.config.profiles.half_life
         return _observe(corpus, self.facets, self.residuals, in_fit,
                         decay_weights(corpus.at, half_life, now or self.cut))  # fmt: skip
@@ -374,3 +374,11 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
         layer_states(evidence, models), graph, arrays["transfer"], calibration,
         arrays["fitted_ids"],
     )  # fmt: skip
+
+
+def _is_among(values: Array, ascending: Array) -> Array:
+    """Which values stand in a sorted array, without sorting it again."""
+    if not len(ascending):
+        return np.zeros(len(values), bool)
+    place = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
+    return np.asarray(ascending[place] == values)

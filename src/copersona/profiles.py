@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -172,12 +173,12 @@ class ViewModel:
     signal: Array
     is_assumed: bool = False
 
-    @property
+    @cached_property
     def kappa(self) -> Array:
         """σ²/τ² of every facet: interactions needed before own evidence outweighs the prior."""
         return np.asarray(self.noise / np.maximum(np.diag(self.signal), 1e-9))
 
-    @property
+    @cached_property
     def signal_share(self) -> float:
         """Share of one interaction's variance that is the person's, averaged over facets."""
         return float(np.mean(1 / (1 + self.kappa)))
@@ -197,7 +198,7 @@ class ViewModel:
         seen = support > 0
         solved = inverse @ np.where(seen[..., None], means, 0)
         theta = self.signal @ solved
-        explained = np.einsum("fg,ugh,hf->uf", self.signal, inverse, self.signal, optimize=True)
+        explained = ((self.signal @ inverse) * self.signal).sum(axis=2)
         prior = np.diag(self.signal)
         own = np.where(seen, np.diagonal(inverse, axis1=1, axis2=2), 1.0)
         others = np.where(seen[..., None], means - solved / own[..., None], theta)

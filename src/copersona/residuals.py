@@ -26,8 +26,6 @@ from copersona.style import HABITS
 
 Array = NDArray[Any]
 
-RIDGE_GRID = (1.0, 10.0, 100.0, 1000.0)
-"""Penalties tried for the input -> response ridge; the cross-fitted error decides."""
 _CHUNK = 20_000
 _WINSOR = 4.0
 
@@ -45,6 +43,8 @@ class ResidualConfig(BaseModel):
     """Other lenders who must have answered an item before their mean enters a baseline."""
     sample: int = Field(50_000, ge=100)
     """Rows from which the leading directions are taken."""
+    penalties: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
+    """Ridge penalties of the baseline; the one with the least cross-fitted error is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ class ResidualModel:
 
     def values(self, corpus: Corpus) -> tuple[Array, Array]:
         """Standardised answers, every view, before any baseline."""
-        return _values(corpus, self.views, self.basis, self.labels, self.location, self.scale)
+        values, present = _raw_values(corpus, self.views, self.basis, self.labels)
+        return _scaled(values, present, self.views, self.location, self.scale), present
 
     def against_input(self, corpus: Corpus, facets: Array, values: Array) -> Array:
         """Standardised answers minus what the input (or the facet mean) predicts."""
@@ -184,14 +185,13 @@ def fit_residuals(
     paired = np.flatnonzero(corpus.has_own_words & ~corpus.is_single)
     center = corpus.inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
     gram = _Gram.of(corpus, paired, center)
-    ridge = gram.best_ridge()
+    ridge = gram.best_ridge(config.penalties)
     basis = _text_basis(corpus, facets, n_facets, gram, ridge, config)
     views, labels = _layout(corpus, basis.shape[1], config)
     columns = views[-1].stop
-    location, scale = np.zeros(columns, np.float32), np.ones(columns, np.float32)
-    values, present = _values(corpus, views, basis, labels, location, scale)
+    values, present = _raw_values(corpus, views, basis, labels)
     location, scale = _standardise(values, columns_of(views, present), views)
-    values = _scaled(values, views, location, scale)
+    values = _scaled(values, present, views, location, scale)
     targets = gram.of_targets(corpus, paired, center, values[:, : views[1].stop])
     weights = np.stack([targets.solve(ridge, fold) for fold in range(N_FOLDS)]).astype(np.float32)
     draft = ResidualModel(
@@ -290,10 +290,8 @@ class _Gram:
         penalty[-1, -1] = 1e-3  # the intercept is not shrunk
         return np.asarray(np.linalg.solve(xx + penalty, xy))
 
-    def best_ridge(self) -> float:
-        if not self.yy.any():
-            return RIDGE_GRID[-1]
-        return min(RIDGE_GRID, key=self._error)
+    def best_ridge(self, penalties: Sequence[float]) -> float:
+        return min(penalties, key=self._error) if self.yy.any() else max(penalties)
 
     def _error(self, ridge: float) -> float:
         error = 0.0
@@ -374,14 +372,10 @@ def _layout(
     return tuple(views), labels if len(labels) >= 2 else ()
 
 
-def _values(
-    corpus: Corpus,
-    views: Sequence[View],
-    basis: Array,
-    labels: Sequence[str],
-    location: Array,
-    scale: Array,
+def _raw_values(
+    corpus: Corpus, views: Sequence[View], basis: Array, labels: Sequence[str]
 ) -> tuple[Array, Array]:
+    """Answers in their own units, every view, and which views an interaction has."""
     n = len(corpus)
     values = np.zeros((n, views[-1].stop), np.float32)
     present = np.zeros((n, len(views)), bool)
@@ -403,18 +397,20 @@ def _values(
             present[:, number] = code >= 0
             rows = np.flatnonzero(code >= 0)
             values[rows, view.start + code[rows]] = 1
-    values = _scaled(values, views, location, scale)
-    values *= columns_of(views, present)
     return values, present
 
 
-def _scaled(values: Array, views: Sequence[View], location: Array, scale: Array) -> Array:
+def _scaled(
+    values: Array, present: Array, views: Sequence[View], location: Array, scale: Array
+) -> Array:
     """Standardised and cut in place: only style has outliers that carry nothing."""
     limits = [_WINSOR if view.name == "style" else np.inf for view in views]
     limit = columns_of(views, np.array(limits, np.float32))
     values -= location
     values /= scale
-    return np.clip(values, -limit, limit, out=values)
+    np.clip(values, -limit, limit, out=values)
+    values *= columns_of(views, present)
+    return values
 
 
 def _standardise(values: Array, has: Array, views: Sequence[View]) -> tuple[Array, Array]:
