@@ -17,12 +17,10 @@ import pytest
 import copersona
 from copersona import Consent, CoPersona, Interaction, artifacts
 from copersona.byte_search import Matcher, find_bytes
-from copersona.fitted import to_arrays
 from copersona.forgetting import needles_of, scan
 from copersona.remains import graves_of, states_below
 from copersona.schema import content_hash
 from copersona.store import Store
-from copersona.text_items import items_to_arrays
 
 NEIGHBOURS = ("alma", "sal", "kim", "ola", "vito", "wen")
 MEALS = ("soup", "bread", "rice", "stew", "salad", "pie")
@@ -202,13 +200,12 @@ def test_an_interaction_id_left_in_a_state_is_found(cp: CoPersona, left: str) ->
     history = joined(cp, "al")
     before = cp._required()
     assert cp.forget("al").traces_found == ()
-    state, items = cp._required()[1:]
+    _, state, items, words = cp._required()
     if left == "hashed ids":
         state = replace(state, fitted_ids=before[1].fitted_ids)
     else:
         items = replace(items, ids=(*items.ids[:-1], history[0].id))
-    arrays, meta = to_arrays(state)
-    artifacts.publish(cp._root, "default", {**arrays, **items_to_arrays(items)}, meta)
+    cp._states.publish(state, items, words)
     assert looked(cp, "al", history) == ["arrays.safetensors"]
 
 

@@ -17,10 +17,10 @@ from copersona.words import (
     MIN_Z,
     WordCounts,
     count_words,
-    from_arrays,
+    counts_from_arrays,
+    counts_to_arrays,
     own_words,
     peer_words,
-    to_arrays,
     wording,
 )
 
@@ -262,18 +262,18 @@ def test_no_peer_counts_for_more_than_the_others_together(weights: list[float]) 
 
 def test_counts_survive_as_read_only_arrays(with_secret: WordCounts) -> None:
     counts = with_secret
-    arrays = to_arrays(counts)
+    arrays = counts_to_arrays(counts)
     listed = arrays["words.vocabulary"].tobytes()
     assert (b"plum" in listed, b"halibut" in listed) == (True, False)
     for array in arrays.values():
         assert array.dtype.itemsize <= 4
         array.setflags(write=False)
-    again = from_arrays(arrays)
+    again = counts_from_arrays(arrays)
     assert again.words == counts.words
     assert borrowed(again, range(8)) == borrowed(counts, range(8)) == ["plum"]
     assert again.without(3).words == counts.without(3).words
     with pytest.raises(KeyError):
-        from_arrays({})
+        counts_from_arrays({})
 
 
 def test_without_a_lender_is_as_if_never_counted() -> None:

@@ -34,16 +34,17 @@ from copersona.fitted import FittedState, MethodConfig, fit_state
 from copersona.forgetting import counted, scan
 from copersona.generation import Generator
 from copersona.ingestion import PUBLIC, Authors, add_rows, encoded, ingest_rows, nameable
-from copersona.prompting import PromptConfig, render
+from copersona.prompting import PromptConfig
 from copersona.published import Published, States
 from copersona.records import Consent, Context, Evidence, Interaction, Persona, Query, RowOutcome
 from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
-from copersona.retrieval import RetrievalConfig, rank
-from copersona.serving import Desk
+from copersona.retrieval import RetrievalConfig
+from copersona.serving import Answered, Desk
 from copersona.store import Store
 from copersona.text_items import build_text_items
 from copersona.unlearn import NOT_UNLEARNT, without_user
 from copersona.vectors import VectorCache
+from copersona.words import count_words, wording
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -250,6 +251,7 @@ class CoPersona:
         Source: product rule: tombstone first, then rows, then every kept fitted state.
         """
         history = self.store.history(self.namespace, user)
+        said = self.store.instructions(self.namespace, user)
         try:
             published = self._states.in_force()
         except ArtifactError:  # damaged: nothing to rewrite, and deleted below like any other
@@ -259,17 +261,19 @@ class CoPersona:
         counts = self.store.forget(self.namespace, user)
         version, kept = "", self._states.versions()
         if published:
-            version, state, items = published
+            version, state, items, words = published
             if corpus is not None:
-                items = items.without(state.row_of[user])
+                row = state.row_of[user]
+                items, words = items.without(row), words.without(row)
                 state = without_user(state, user, corpus)
             if corpus is not None or self._states.degraded:
-                version = self._states.publish(state, items)
+                version = self._states.publish(state, items, words)
         gone = tuple(old for old in kept if old != version)
         for old in gone:
             self._states.remove(old)
-        found, scanned = scan(self.store, self._root, user, history)
-        left = NOT_UNLEARNT if version else ()
+        found, scanned = scan(self.store, self._root, user, history, said=said,
+                              namespace=self.namespace)  # fmt: skip
+        left = NOT_UNLEARNT if is_lender else ()
         return Receipt(counted(counts), version, gone, left, found, scanned)
 
     def readmit(self, user: str) -> None:
@@ -302,7 +306,9 @@ class CoPersona:
         may_quote = np.array([policy.lends_text(i.user) for i in rows])
         items = build_text_items([i.id for i in rows], corpus.users, assigned, corpus.inputs,
                                  may_quote)  # fmt: skip
-        version = self._states.publish(state, items)
+        words = count_words([wording(i) for i in rows], corpus.users, assigned,
+                            n_lenders=corpus.n_users, n_facets=state.n_facets)  # fmt: skip
+        version = self._states.publish(state, items, words)
         self._states.prune()
         return FitReport(
             version, why, self.store.n_users(self.namespace), corpus.n_users, len(corpus),
@@ -337,10 +343,8 @@ class CoPersona:
             NotFittedError: nothing was fitted yet.
         """
         desk = self._desk(self._required())
-        history = self.store.history(self.namespace, user)
-        view = desk.view(user, desk.own_corpus(history))
-        said = self.store.instructions(self.namespace, user)
-        return desk.persona(view, said, len(history))
+        own = desk.own(user)
+        return desk.persona(desk.view(user, own.corpus), own)
 
     def prompt(
         self,
@@ -358,11 +362,10 @@ class CoPersona:
             NotFittedError: nothing was fitted yet.
         """
         query = Query(user, text, instruction, time.time() if at is None else at, item)
-        context, detail = self._answer_for(query, budget_tokens)
-        quoted = [e.interaction_id for e in context.evidence if e.origin != "own"]
-        authors = {i.user for i in self.store.interactions(self.namespace, quoted).values()}
+        done, detail = self._answer_for(query, budget_tokens)
+        context = done.context
         trace_id = secrets.token_hex(8)
-        if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=authors):
+        if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=done.quoted):
             trace_id = ""  # of a user who is not to be remembered
         evidence = tuple(self._nameless(user, shown) for shown in context.evidence)
         degraded = (self._states.degraded,) if self._states.degraded else ()
@@ -376,26 +379,13 @@ class CoPersona:
         alias = pseudonym(self._secret, borrower, f"item {evidence.interaction_id}")
         return replace(evidence, interaction_id=alias.replace("peer", "item", 1))
 
-    def _answer_for(self, query: Query, budget: int | None) -> tuple[Context, dict[str, Any]]:
-        desk = self._desk(self._required())
-        history = self.store.history(self.namespace, query.user, before=query.at)
-        corpus = desk.own_corpus(history)
-        view = desk.view(query.user, corpus)
-        said = self.store.instructions(self.namespace, query.user)
-        persona = desk.persona(view, said, len(history))
-        vector = desk.cache.vectors([query.text])[0]
-        routed = desk.state.facets.route(vector)
-        evidence = rank(
-            query, vector, routed,
-            desk.candidates(query, vector, routed, view, history, corpus),
-            self.config.retrieval, expected_length=desk.expected_length(routed, view),
-        )  # fmt: skip
+    def _answer_for(self, query: Query, budget: int | None) -> tuple[Answered, dict[str, Any]]:
         settings = self.config.prompt
         if budget is not None:
             settings = PromptConfig(**{**settings.model_dump(), "budget_tokens": budget})
-        count = self._backends.count_tokens
-        context = render(query, persona, evidence, routed, settings, count)
-        return context, trace_of(query, persona, routed, context)
+        desk, count = self._desk(self._required()), self._backends.count_tokens
+        done = desk.answer(query, self.config.retrieval, settings, count)
+        return done, trace_of(query, done.persona, done.routed, done.context, done.peers)
 
     def chat(
         self,
@@ -472,11 +462,10 @@ class CoPersona:
         return published
 
     def _desk(self, published: Published) -> Desk:
-        version, state, items = published
-        if self._gone[0][0] != version:
+        if self._gone[0][0] != published.version:
             self._policy = None
-        return Desk(self.namespace, version, state, items, self.store, self._cache(state.encoder),
-                    self.policy(), self._secret)  # fmt: skip
+        cache = self._cache(published.state.encoder)
+        return Desk(self.namespace, *published, self.store, cache, self.policy(), self._secret)
 
     # ---- operations ----------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from copersona import artifacts
 from copersona.errors import ArtifactError
 from copersona.fitted import FittedState, from_arrays, to_arrays
 from copersona.text_items import TextItems, items_from_arrays, items_to_arrays
+from copersona.words import WordCounts, counts_from_arrays, counts_to_arrays
 
 Array = NDArray[np.generic]
 
@@ -32,11 +33,12 @@ _log = logging.getLogger("copersona")
 
 
 class Published(NamedTuple):
-    """A fitted state with the items it may quote, under its version."""
+    """A fitted state, the items it may quote and the words it has counted, under its version."""
 
     version: str
     state: FittedState
     items: TextItems
+    words: WordCounts
 
 
 class States:
@@ -73,10 +75,10 @@ class States:
         self.degraded = ""
         return self.held
 
-    def publish(self, state: FittedState, items: TextItems) -> str:
+    def publish(self, state: FittedState, items: TextItems, words: WordCounts) -> str:
         """Write a new state and put it in force; gives back its version."""
         arrays, meta = to_arrays(state)
-        arrays = {**arrays, **items_to_arrays(items)}
+        arrays = {**arrays, **items_to_arrays(items), **counts_to_arrays(words)}
         version = artifacts.publish(self._root, self._namespace, arrays, meta)
         self.held = _restored(version, arrays, meta)  # as later readers see it: rounded as stored
         self.degraded = ""
@@ -154,6 +156,9 @@ class States:
 
 def _restored(version: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Published:
     try:
-        return Published(version, from_arrays(arrays, meta), items_from_arrays(arrays))
+        return Published(
+            version, from_arrays(arrays, meta), items_from_arrays(arrays),
+            counts_from_arrays(arrays),
+        )  # fmt: skip
     except KeyError as error:
         raise ArtifactError(f"fitted state {version} lacks {error}; fit again") from error

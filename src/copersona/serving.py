@@ -31,9 +31,10 @@ from copersona.records import (
 )
 from copersona.retrieval import Candidate, RetrievalConfig, rank
 from copersona.store import Store
-from copersona.tendencies import describe
+from copersona.tendencies import describe, told_words
 from copersona.text_items import TextItems, best
 from copersona.vectors import VectorCache
+from copersona.words import WordCounts, own_words, peer_words, wording
 
 Array = NDArray[Any]
 
@@ -83,6 +84,7 @@ class Desk:
     version: str
     state: FittedState
     items: TextItems
+    words: WordCounts
     store: Store
     cache: VectorCache
     policy: Policy
@@ -120,7 +122,7 @@ class Desk:
         vector = self.cache.of_request(query.text)
         routed = self.state.facets.route(vector)
         facets = np.flatnonzero(routed > 0).tolist()
-        persona = self.persona(view, own.instructions, len(own.history), facets)
+        persona = self.persona(view, own, facets)
         found = self.candidates(query, vector, routed, view, own.history, own.corpus)
         length = self.expected_length(routed, view) if retrieval.beta_length else None
         evidence = rank(query, vector, routed, found, retrieval, expected_length=length)
@@ -145,24 +147,22 @@ class Desk:
             may_lend=lambda peer: peer != user and self.policy.lends(peer),
         )  # fmt: skip
 
-    def persona(
-        self,
-        view: UserView,
-        instructions: Sequence[str],
-        n_interactions: int,
-        facets: Sequence[int] | None = None,
-    ) -> Persona:
+    def persona(self, view: UserView, own: Own, facets: Sequence[int] | None = None) -> Persona:
         """A view as a record, with what can be said in words.
 
         Args:
             facets: only these; all where None.
         """
         chosen = range(len(view.facets)) if facets is None else facets
-        described = tuple(self._facet(view, f, view.facets[f]) for f in chosen)
-        mode = self._mode(view.user)
+        assigned = self.state.facets.assign(own.corpus.inputs, own.corpus.declared).tolist()
+        described = []
+        for f in chosen:
+            texts = [wording(i) for i, at in zip(own.history, assigned, strict=True) if at == f]
+            described.append(self._facet(view, f, texts))
         return Persona(
-            view.user, described, tuple(instructions), n_interactions, mode, self.version
-        )
+            view.user, tuple(described), own.instructions, len(own.history),
+            self._mode(view.user), self.version,
+        )  # fmt: skip
 
     def _mode(self, user: str) -> str:
         if not self.policy.learns(user):
@@ -171,8 +171,8 @@ class Desk:
         may_quote = any(a != user and self.policy.lends_text(a) for a in authors)
         return "text" if may_quote else "aggregate"
 
-    def _facet(self, view: UserView, f: int, done: FacetCompletion) -> FacetPersona:
-        state, models = self.state, self.state.models
+    def _facet(self, view: UserView, f: int, texts: Sequence[Sequence[str]]) -> FacetPersona:
+        state, models, done = self.state, self.state.models, view.facets[f]
         n_contributors = max(done.borrowed_views.values(), default=0)
         own_confidence = confidence_of(done.own_confidence, models)
         confidence = confidence_of(done.confidence, models)
@@ -180,7 +180,8 @@ class Desk:
             f, state.facets.names[f], round(float(view.support[f]), 3), own_confidence,
             max(confidence, own_confidence), n_contributors,
             0.0 if done.abstained else done.peers.alignment, done.abstained,
-            self._own_tendencies(view, f, done) + self._borrowed_tendencies(f, done),
+            (*self._own_tendencies(view, f, done), *self._own_words(view.user, f, texts),
+             *self._borrowed_tendencies(f, done), *self._peers_words(view.user, f, done)),
         )  # fmt: skip
 
     def _own_tendencies(
@@ -203,6 +204,25 @@ class Desk:
         for name, n in done.borrowed_views.items():
             found += describe(done.completed, views, [name], contributors=n, n_words=n_words)
         return found
+
+    def _own_words(self, user: str, f: int, texts: Sequence[Sequence[str]]) -> tuple[Tendency, ...]:
+        row = self.state.row_of.get(user)
+        found = own_words(texts, f, self.words, lender=row)
+        return (told_words(found, contributors=0),) if found else ()
+
+    def _peers_words(self, user: str, f: int, done: FacetCompletion) -> tuple[Tendency, ...]:
+        """Words of the peers who lend now; each was used by at least `min_donors` of them."""
+        if done.abstained:
+            return ()
+        names = [self.state.lenders[row] for row in done.peers.rows.tolist()]
+        lends = np.array([name != user and self.policy.lends(name) for name in names], bool)
+        found = peer_words(
+            done.peers.rows, done.peers.weights, lends, f, self.words,
+            self.state.config.completion.min_donors,
+        )  # fmt: skip
+        if not found:
+            return ()
+        return (told_words([w for w, _ in found], contributors=min(n for _, n in found)),)
 
     def candidates(
         self,

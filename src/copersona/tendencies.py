@@ -3,7 +3,7 @@
 Turns columns of an estimate (standard deviations, rating points, shares) into short comparatives –
 "shorter messages", "far more commas" – that read well after "this user" as after "ten similar
 users". The comparison is always with most people on the same matters; `prompting` says so once.
-Only what is clearly off the population's mean is said; the text view has no words of its own here.
+Only what is clearly off the population's mean is said. Which words are distinctive is `words`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,17 @@ def describe(
             found.extend(_of_view(estimate[view.slice], view, contributors, n_words))
     found.sort(key=lambda tendency: (-abs(tendency.value), tendency.name))
     return tuple(found[:MOST])
+
+
+def told_words(words: Sequence[str], *, contributors: int) -> Tendency:
+    """Distinctive words as one tendency.
+
+    Args:
+        contributors: users behind the least used of them; 0 where they are the user's own.
+    """
+    quoted = ", ".join(f"“{word}”" for word in words)
+    return Tendency("words", " ".join(words), float(len(words)), contributors,
+                    f"words like {quoted}")  # fmt: skip
 
 
 def _of_view(values: Array, view: View, contributors: int, n_words: float | None) -> list[Tendency]:

@@ -92,7 +92,7 @@ class WordCounts:
         facet_of = np.repeat(np.arange(n_rows) % self.n_facets, np.diff(self.counts.indptr))
         place = facet_of * n_words + self.counts.indices
         totals = np.bincount(place, self.counts.data, minlength=self.n_facets * n_words)
-        totals = totals.reshape(self.n_facets, n_words)
+        totals = totals.reshape(self.n_facets, n_words).astype(np.float64)  # also when empty
         sizes, used = self._of_facets(self.sizes), totals.sum(axis=0)
         derived = {
             "column_of": {word: column for column, word in enumerate(self.words)},
@@ -140,8 +140,8 @@ def _enough(min_donors: int) -> int:
     return max(min_donors, MIN_DONORS)
 
 
-def to_arrays(counts: WordCounts) -> dict[str, Array]:
-    """As named arrays; `from_arrays` is the inverse.
+def counts_to_arrays(counts: WordCounts) -> dict[str, Array]:
+    """As named arrays; `counts_from_arrays` is the inverse.
 
     The vocabulary stands in plain text, so that whoever looks for what a forgotten user left can
     read it; as an object, since a list in a fitted state is one of ids.
@@ -151,7 +151,7 @@ def to_arrays(counts: WordCounts) -> dict[str, Array]:
         "words.vocabulary": np.frombuffer(listed, np.uint8),
         "words.starts": counts.counts.indptr,
         "words.columns": counts.counts.indices,
-        "words.counts": counts.counts.data,
+        "words.counts": counts.counts.data.astype(np.int32),
         "words.users": counts.users,
         "words.sizes": counts.sizes,
         "words.texts": counts.texts,
@@ -159,11 +159,15 @@ def to_arrays(counts: WordCounts) -> dict[str, Array]:
     }
 
 
-def from_arrays(arrays: Mapping[str, Array]) -> WordCounts:
+def counts_from_arrays(arrays: Mapping[str, Array]) -> WordCounts:
     """The counts again; KeyError where an array is missing."""
     words = tuple(json.loads(bytes(arrays["words.vocabulary"]))["vocabulary"])
     sizes = arrays["words.sizes"]
-    parts = (arrays["words.counts"], arrays["words.columns"], arrays["words.starts"])
+    parts = (
+        arrays["words.counts"].astype(np.uint16),
+        arrays["words.columns"],
+        arrays["words.starts"],
+    )
     counts = sparse.csr_array(parts, shape=(len(sizes), len(words)))
     users, texts = arrays["words.users"], arrays["words.texts"]
     return WordCounts(words, counts, users, sizes, texts, *arrays["words.settings"].tolist())

