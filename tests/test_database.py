@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from copersona import migrations
+from copersona.database import Database
 from copersona.errors import MigrationError, StoreError
 from copersona.records import Interaction
+from copersona.schema import namespaces
 from copersona.store import Store, content_hash
 
 
@@ -116,3 +118,17 @@ def test_integrity_finds_planted_faults(file_store: Store, tmp_path: Path) -> No
     assert "1 embeddings of texts nobody has" in found
     assert "1 users still there although forgotten" in found
     assert "instructions: row 1 has no users" in found
+
+
+def test_a_hurried_transaction_is_whole_and_the_next_one_waits_for_the_disk(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "s.db", create=True)
+    twice = sa.insert(namespaces).values([{"name": "undone", "revision": 0}] * 2)
+    with pytest.raises(StoreError), database.writing(durable=False) as connection:
+        connection.execute(twice)
+    with database.writing(durable=False) as connection:
+        connection.execute(sa.insert(namespaces).values(name="kept", revision=0))
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+    with database.writing() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.scalars(sa.select(namespaces.c.name)).all() == ["kept"]
+    database.close()

@@ -34,10 +34,11 @@ _VALUES_AT_ONCE = 1_000
 _WAIT_MS = 30_000
 _SCRUB_WAIT_MS = 400
 
+_DURABLE = "synchronous=FULL"
 _PRAGMAS = (
     f"busy_timeout={_WAIT_MS}",
     "journal_mode=WAL",
-    "synchronous=FULL",
+    _DURABLE,
     "foreign_keys=ON",
     "secure_delete=ON",
     "temp_store=MEMORY",  # sorted rows hold people's words: none of them in stray files
@@ -105,12 +106,30 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """One transaction, durable when the block ends, undone where it raises."""
+    def writing(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        """One transaction, durable when the block ends, undone where it raises.
+
+        Without `durable` a power cut may undo it as a whole; a crash of the process may not.
+        """
         with self._connected() as connection:
             connection.execution_options(is_writing=True)
-            with connection.begin():
+            with self._hurried(connection, not durable), connection.begin():
+                if not durable and self.dialect == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield connection
+
+    @contextmanager
+    def _hurried(self, connection: sa.Connection, is_hurried: bool) -> Iterator[None]:
+        """SQLite: transactions on this connection do not wait for the disk at their end."""
+        if not is_hurried or self.dialect != "sqlite":
+            yield
+            return
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute("PRAGMA synchronous=NORMAL")
+            try:
+                yield
+            finally:
+                cursor.execute(f"PRAGMA {_DURABLE}")
 
     @contextmanager
     def viewing(self, namespace: str) -> Iterator[Scope]:
@@ -120,11 +139,11 @@ class Database:
             yield Scope(connection, namespace, found or 0)
 
     @contextmanager
-    def changing(self, namespace: str) -> Iterator[Scope]:
+    def changing(self, namespace: str, *, durable: bool = True) -> Iterator[Scope]:
         """A namespace in one transaction, with no other writer in that namespace meanwhile."""
         if not namespace:
             raise DataError("a namespace needs a name", field="namespace")
-        with self.writing() as connection:
+        with self.writing(durable=durable) as connection:
             lock = sa.select(namespaces.c.id).where(_is_named(namespace)).with_for_update()
             found = connection.scalar(lock)
             if found is None:

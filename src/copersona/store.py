@@ -380,9 +380,10 @@ class Store:
         """Keep what was done for a request; the newest 10,000 of a namespace stay.
 
         `quotes` names the other users whose words the payload holds: it goes when any of them
-        goes. False, and nothing kept, where one of all these users may not be remembered.
+        goes. False, and nothing kept, where one of all these users may not be remembered. The disk
+        is not waited for: a trace explains an answer, and may go with a power cut.
         """
-        with self._database.changing(namespace) as scope:
+        with self._database.changing(namespace, durable=False) as scope:
             rows, refused = self._registry.admit(scope, {user, *quotes})
             if refused:
                 return False
