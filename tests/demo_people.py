@@ -57,7 +57,7 @@ def peers_of(cp: CoPersona, user: str) -> set[str]:
     published = cp._required()
     desk = cp._desk(published)
     view = desk.view(user, desk.own_corpus(cp.store.history(cp.namespace, user)))
-    rows = {row for done in view.facets for row in done.peers.rows.tolist()}
+    rows = {row for done in view.facets.values() for row in done.peers.rows.tolist()}
     return {published[1].lenders[row] for row in rows}
 
 

@@ -73,7 +73,7 @@ def persona(state: FittedState, corpus: Corpus, user: int, **options: Any) -> Us
 
 
 def completed(view: UserView) -> Array:
-    return np.stack([facet.completed for facet in view.facets])
+    return np.stack([facet.completed for facet in view.facets.values()])
 
 
 def hide(state: FittedState, corpus: Corpus) -> MaskedFacets:
@@ -140,7 +140,7 @@ def test_what_is_published_and_opened_gives_the_same_persona(tmp_path: Path) -> 
     for user in (0, 17, 250, 319):
         before, after = persona(state, corpus, user), persona(again, corpus, user)
         np.testing.assert_allclose(completed(after), completed(before), atol=1e-4)
-        for a, b in zip(before.facets, after.facets, strict=True):
+        for a, b in zip(before.facets.values(), after.facets.values(), strict=True):
             assert a.abstained == b.abstained
             assert a.peers.rows.tolist() == b.peers.rows.tolist()
     del arrays["transfer"]
@@ -170,18 +170,20 @@ def test_without_evidence_the_persona_is_the_prior() -> None:
     empty = part(MISLEADING, 300, 301).take(np.zeros(0, int))
     view = persona(trained(), empty, 0)
     assert not completed(view).any()
-    assert all((facet.confidence == 0).all() and facet.abstained for facet in view.facets)
+    assert all((facet.confidence == 0).all() and facet.abstained for facet in view.facets.values())
 
 
 def test_confidence_is_below_one_and_switched_off_borrows_nothing() -> None:
     state, corpus = trained(), part(MISLEADING, N_TRAIN, 320)
     for user in range(20):
-        for facet in persona(state, corpus, user).facets:
+        for facet in persona(state, corpus, user).facets.values():
             assert ((facet.confidence >= 0) & (facet.confidence < 1)).all()
         for options in ({"learns": False}, {"may_lend": lambda user: False}):
             view = persona(state, corpus, user, **options)
-            assert all(facet.abstained and not facet.borrowed_views for facet in view.facets)
-            np.testing.assert_array_equal(completed(view), [f.own for f in view.facets])
+            assert all(
+                facet.abstained and not facet.borrowed_views for facet in view.facets.values()
+            )
+            np.testing.assert_array_equal(completed(view), [f.own for f in view.facets.values()])
 
 
 @pytest.mark.parametrize("kind", ["one row", "one user", "identical users", "zero vectors"])
@@ -202,4 +204,4 @@ def test_degenerate_populations_fit_and_answer(kind: str) -> None:
     for n_facets in (1, 4):
         view = persona(fit(corpus, n_facets), corpus, 0)
         assert np.isfinite(completed(view)).all()
-        assert all(np.isfinite(facet.confidence).all() for facet in view.facets)
+        assert all(np.isfinite(facet.confidence).all() for facet in view.facets.values())

@@ -130,29 +130,34 @@ class FittedState:
         *,
         may_lend: Callable[[str], bool],
         learns: bool = True,
+        facets: Sequence[int] | None = None,
     ) -> UserView:
-        """One user's persona, facet by facet, from own evidence and who lends now."""
+        """One user's persona, facet by facet, from own evidence and who lends now.
+
+        Args:
+            facets: only these are completed; all where None.
+        """
         states = layer_states(evidence, self.models)
-        offers: Sequence[Offers | None] = [None] * self.n_facets
+        chosen = range(self.n_facets) if facets is None else facets
+        offers: Sequence[Offers | None] = [None] * len(chosen)
         if learns:
             candidates = self._candidates(user, states)
             lends = np.array([may_lend(self.lenders[c]) for c in candidates.tolist()], bool)
-            everywhere = range(self.n_facets)
-            offers = self.lending.offers(states, 0, candidates, lends, everywhere)
-        facets = tuple(
-            complete_facet(
+            offers = self.lending.offers(states, 0, candidates, lends, chosen)
+        completed = {
+            f: complete_facet(
                 f,
                 states,
                 0,
                 self.models,
-                offers[f],
+                offer,
                 self.calibration,
                 evidence.support[0, f],
                 self.config.completion,
             )
-            for f in range(self.n_facets)
-        )
-        return UserView(user, evidence, states, facets)
+            for f, offer in zip(chosen, offers, strict=True)
+        }
+        return UserView(user, evidence, states, completed)
 
     def _candidates(self, user: str, states: LayerStates) -> Array:
         """Listed neighbours of a lender; for anyone else the nearest lenders of every layer."""
@@ -164,12 +169,12 @@ class FittedState:
 
 @dataclass(frozen=True)
 class UserView:
-    """One user under one fitted state: own evidence and every completed facet."""
+    """One user under one fitted state: own evidence and the completed facets, by number."""
 
     user: str
     evidence: OwnEvidence
     states: LayerStates
-    facets: tuple[FacetCompletion, ...]
+    facets: Mapping[int, FacetCompletion]
 
     @property
     def support(self) -> Array:

@@ -118,11 +118,10 @@ class Desk:
     ) -> Answered:
         """The context of one request, and everything an explanation needs."""
         own = self.own(query.user, before=query.at)
-        view = self.view(query.user, own.corpus)
         vector = self.cache.of_request(query.text)
         routed = self.state.facets.route(vector)
-        facets = np.flatnonzero(routed > 0).tolist()
-        persona = self.persona(view, own, facets)
+        view = self.view(query.user, own.corpus, np.flatnonzero(routed > 0).tolist())
+        persona = self.persona(view, own)
         found = self.candidates(query, vector, routed, view, own.history, own.corpus)
         length = self.expected_length(routed, view) if retrieval.beta_length else None
         evidence = rank(query, vector, routed, found, retrieval, expected_length=length)
@@ -131,8 +130,8 @@ class Desk:
         quoted = frozenset(c.interaction.user for c in found if c.interaction.id in shown)
         return Answered(persona, routed, context, tuple(self._peers(persona, view)), quoted)
 
-    def view(self, user: str, corpus: Corpus) -> UserView:
-        """One user's completed facets."""
+    def view(self, user: str, corpus: Corpus, facets: Sequence[int] | None = None) -> UserView:
+        """One user's completed facets; all of them where none are named."""
         state = self.state
         if len(corpus):
             evidence = state.evidence_of(corpus)
@@ -143,20 +142,15 @@ class Desk:
                 np.zeros((*shape, state.residuals.n_columns), np.float32),
             )
         return state.view(
-            user, evidence, learns=self.policy.learns(user),
+            user, evidence, learns=self.policy.learns(user), facets=facets,
             may_lend=lambda peer: peer != user and self.policy.lends(peer),
         )  # fmt: skip
 
-    def persona(self, view: UserView, own: Own, facets: Sequence[int] | None = None) -> Persona:
-        """A view as a record, with what can be said in words.
-
-        Args:
-            facets: only these; all where None.
-        """
-        chosen = range(len(view.facets)) if facets is None else facets
+    def persona(self, view: UserView, own: Own) -> Persona:
+        """A view as a record, with what can be said in words."""
         assigned = self.state.facets.assign(own.corpus.inputs, own.corpus.declared).tolist()
         described = []
-        for f in chosen:
+        for f in view.facets:
             texts = [wording(i) for i, at in zip(own.history, assigned, strict=True) if at == f]
             described.append(self._facet(view, f, texts))
         return Persona(

@@ -182,7 +182,7 @@ def _peers(state: FittedState, user: str) -> dict[int, tuple[str, ...]]:
     view = state.view(user, evidence, may_lend=lambda _: True)
     return {
         number: () if facet.abstained else tuple(state.lenders[row] for row in facet.peers.rows)
-        for number, facet in enumerate(view.facets)
+        for number, facet in view.facets.items()
     }
 
 
