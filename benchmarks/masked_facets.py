@@ -34,7 +34,8 @@ SHORT = ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, np.inf))
 FULL = ((0, 4), (4, 10), (10, 30), (30, np.inf))
 
 
-def corpus_of(name, directory, encoder):
+def load_rows(name, directory, encoder):
+    """Interactions of a data set by user and time, and the same as a corpus."""
     rows = []
     for row in load(name, directory):
         try:
@@ -47,7 +48,7 @@ def corpus_of(name, directory, encoder):
     texts = [t for i in rows for t in (i.input_text, i.response_text)]
     place = np.array([distinct.setdefault(t, len(distinct)) for t in texts])
     vectors = encoder.encode(list(distinct))
-    return build_corpus(rows, vectors[place[::2]], vectors[place[1::2]])
+    return rows, build_corpus(rows, vectors[place[::2]], vectors[place[1::2]])
 
 
 def table(scores, buckets) -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     config = MethodConfig(residuals=residuals)
     encoder = open_encoder("static")
     for name in given.names:
-        corpus = corpus_of(name, given.directory, encoder)
+        _, corpus = load_rows(name, given.directory, encoder)
         print(f"\n**{name}**: {corpus.n_users:,} users, {len(corpus):,} interactions")
         for caps, buckets, what in ((CAPS, SHORT, "cut short"), ((None,), FULL, "full histories")):
             start = time.perf_counter()

@@ -21,9 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from copersona.errors import ShapeError
+from copersona.logodds import log_odds, prior_of
 
 Array = NDArray[Any]
 
+_EVERYDAY = 0.05  # share of a middling facet's texts above which a word names no facet
 _BLOCK = 20_000
 """Rows handled at a time, so that no step needs a copy of all vectors."""
 
@@ -248,33 +250,50 @@ def name_facets(
     min_donors: int,
     n_words: int = 3,
 ) -> Facets:
-    """The same facets with readable names: class-TF-IDF words, each used by enough users.
+    """The same facets with readable names: their most distinctive words, each of enough users.
+
+    Counts different texts, not users: whatever many users answered is still one text.
 
     Args:
-        words_of_item: allowed words of every lender's input (`consent.allowed_words`).
+        words_of_item: allowed words of every lender's input (`ingestion.nameable`).
 
-    Source: class-TF-IDF as in BERTopic (Grootendorst 2022), counting users instead of occurrences.
+    Source: log odds as in `logodds`. Deviates: method step 1 takes class-TF-IDF, which on inputs
+    that many users share names a facet after a single film.
     """
+    texts: list[Counter[str]] = [Counter() for _ in range(facets.n_facets)]
     donors: list[dict[str, set[int]]] = [{} for _ in range(facets.n_facets)]
+    seen: set[tuple[int, frozenset[str]]] = set()
     for words, f, user in zip(words_of_item, item_facets.tolist(), users.tolist(), strict=True):
-        for word in set(words):
+        text = frozenset(words)
+        for word in text:
             donors[f].setdefault(word, set()).add(user)
-    total: Counter[str] = Counter()
-    for facet_words in donors:
-        total.update({word: len(who) for word, who in facet_words.items()})
-    average = sum(total.values()) / facets.n_facets
+        if (f, text) not in seen:
+            seen.add((f, text))
+            texts[f].update(text)
+    everywhere = sum(texts, Counter())
+    n_texts = np.maximum(np.bincount([f for f, _ in seen], minlength=facets.n_facets), 1)
     names = []
-    for f, facet_words in enumerate(donors):
-        score = {
-            word: len(who) * np.log1p(average / total[word]) * (len(who) / total[word])
-            for word, who in facet_words.items()
+    for f, declared in enumerate(facets.declared):
+        shared = [
+            word
+            for word, who in donors[f].items()
             if len(who) >= min_donors
-        }
-        best = sorted(score, key=lambda word: (-score[word], word))[:n_words]
-        names.append(facets.declared[f] or " · ".join(best) or f"facet {f + 1}")
+            and np.median([here[word] for here in texts] / n_texts) <= _EVERYDAY
+        ]
+        best = _most_distinctive(sorted(shared), texts[f], everywhere)[:n_words]
+        names.append(declared or " · ".join(best) or f"facet {f + 1}")
     return Facets(
         facets.center, facets.prototypes, tuple(names), facets.declared, facets.temperature
     )
+
+
+def _most_distinctive(words: list[str], here: Counter[str], everywhere: Counter[str]) -> list[str]:
+    """Those of the words that stand here more often than elsewhere, the clearest first."""
+    said = np.array([here[word] for word in words], float)
+    total = np.array([everywhere[word] for word in words], float)
+    n_here, n = here.total(), everywhere.total()
+    _, z = log_odds(said, n_here, total - said, n - n_here, prior_of(total, n))
+    return [words[i] for i in np.argsort(-z, kind="stable").tolist() if z[i] > 0]
 
 
 def sum_by(group: Array, values: Array, n_groups: int) -> Array:

@@ -26,6 +26,7 @@ from scipy.special import ndtri
 from copersona.consent import MIN_DONORS, crossable_words, shared_words
 from copersona.corpus import has_own_words
 from copersona.errors import ShapeError
+from copersona.logodds import PRIOR_FLOOR, log_odds, prior_of
 from copersona.records import Interaction
 from copersona.style import tokenize
 
@@ -49,8 +50,6 @@ COMMON = 0.05
 COMMON_IN = 20
 """… if it stands in more responses than this; such words are never said of anyone."""
 
-_PRIOR = 10.0  # words that the population lends to every estimate
-_PRIOR_FLOOR = 0.5  # of them, for a word the population hardly knows
 _LARGEST = np.iinfo(np.uint16).max
 
 
@@ -98,7 +97,7 @@ class WordCounts:
             "column_of": {word: column for column, word in enumerate(self.words)},
             "totals": totals,
             "facet_sizes": sizes,
-            "prior": np.maximum(_PRIOR * used / max(sizes.sum(), 1.0), _PRIOR_FLOOR),
+            "prior": prior_of(used, sizes.sum()),
             "is_common": _common(totals, self._of_facets(self.texts)),
         }
         for name, value in derived.items():
@@ -283,7 +282,7 @@ def own_words(
     here = np.array([used[word] for word in said], np.float64)
     best = _best(
         here, float(used.total()), np.append(there, 0.0)[columns], n_there,
-        np.append(counts.prior, _PRIOR_FLOOR)[columns], MIN_Z,
+        np.append(counts.prior, PRIOR_FLOOR)[columns], MIN_Z,
     )  # fmt: skip
     is_common = np.append(counts.is_common, False)[columns]
     return [said[i] for i in best if not is_common[i]][:most]
@@ -365,13 +364,7 @@ def _best(
     here: Array, n_here: float, there: Array, n_there: float, prior: Array, min_z: float
 ) -> list[int]:
     """Places of the words said clearly and much more here than there, most distinctive first."""
-    odds, variance = [], np.zeros(len(here))
-    for said, n in ((here, n_here), (there, n_there)):
-        known = said + prior
-        odds.append(np.log(known / (n + _PRIOR - known)))
-        variance += 1 / known
-    excess = odds[0] - odds[1]
-    z = excess / np.sqrt(variance)
+    excess, z = log_odds(here, n_here, there, n_there, prior)
     ranked = np.lexsort((np.arange(len(z)), -z))
     is_said = (z >= min_z) & (excess >= np.log(MIN_RATIO))
     return [i for i in ranked.tolist() if is_said[i]]
