@@ -1,8 +1,12 @@
 """Quotable items: exact search, an author's share of it, and taking an author out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from copersona.corpus import build_corpus
+from copersona.records import Interaction
 from copersona.text_items import (
     best,
     build_text_items,
@@ -19,7 +23,12 @@ def items():
     facets = np.array([0, 0, 1, 0, 1, 0, 1, 0, 0, 1, 0])
     vectors = rng.normal(size=(11, 4))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return build_text_items([f"i{n}" for n in range(11)], lenders, facets, vectors, lenders != 1)
+    said = [
+        Interaction(f"u{lender}", f"item {n}", at=None if n == 4 else 100.5 + n)
+        for n, lender in enumerate(lenders.tolist())
+    ]
+    corpus = replace(build_corpus(said, vectors, vectors), users=lenders)
+    return build_text_items([f"i{n}" for n in range(11)], corpus, facets, lenders != 1)
 
 
 def test_items_stand_in_order_of_author_without_those_who_do_not_lend(items):
@@ -32,6 +41,13 @@ def test_likeness_is_the_inner_product_with_every_item(items):
     query = np.array([1.0, 0.5, 0.0, -1.0])
     expected = [float(row @ query) for row in items.vectors.astype(float)]
     assert items.likeness(query).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_newer_than_the_request_is_never_among_the_best(items):
+    likeness = items.likeness(np.ones(4), before=103.0)
+    assert [items.ids[row] for row in sorted(best(likeness, 9))] == ["i1", "i4", "i2", "i0"]
+    assert best(likeness, 9, np.array([2, 3, 8])).tolist() == []
+    assert len(best(items.likeness(np.ones(4), before=1e9), 9)) == 9
 
 
 def test_best_are_the_likest_with_ties_by_row():

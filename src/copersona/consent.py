@@ -22,6 +22,7 @@ MIN_DONORS = 3
 
 _LINK = re.compile(r"\S*(?:://|www\.|@)\S*")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_CONTRACTION = re.compile(r"['’]\w")
 _SENTENCE_START = re.compile(r"(?:^|[.!?…:\n\"“(]\s*)$")
 NO_CONSENT = Consent(remember=False, learn=False, lend="no", train=False)
 
@@ -70,8 +71,9 @@ def crossable_words(text: str) -> list[str]:
     for match in _WORD.finditer(text):
         before, word = text[max(0, match.start() - 3) : match.start()], match.group()
         is_mid_sentence = not _SENTENCE_START.search(before) and match.start() > 0
+        is_cut = _CONTRACTION.match(text, match.end()) is not None  # the “hasn” of “hasn't”
         touches_digit = before[-1:].isdigit() or text[match.end() : match.end() + 1].isdigit()
-        if touches_digit or (is_mid_sentence and word[0].isupper()):
+        if is_cut or touches_digit or (is_mid_sentence and word[0].isupper()):
             continue
         words.append(word.lower())
     return words

@@ -304,8 +304,7 @@ class CoPersona:
             )  # fmt: skip
         assigned = state.facets.assign(corpus.inputs, corpus.declared)
         may_quote = np.array([policy.lends_text(i.user) for i in rows])
-        items = build_text_items([i.id for i in rows], corpus.users, assigned, corpus.inputs,
-                                 may_quote)  # fmt: skip
+        items = build_text_items([i.id for i in rows], corpus, assigned, may_quote)
         words = count_words([wording(i) for i in rows], corpus.users, assigned,
                             n_lenders=corpus.n_users, n_facets=state.n_facets)  # fmt: skip
         version = self._states.publish(state, items, words)

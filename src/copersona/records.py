@@ -281,3 +281,48 @@ class Context:
     is_personalised: bool
     trace_id: str = ""
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VoteShare:
+    """How likely one label or rating is, and by whose votes.
+
+    Attributes:
+        value: the label, or the rating.
+        share: in [0, 1]; the sum of the next three.
+        own: what the user's own interactions put into it.
+        borrowed: what peers put into it.
+        prior: what anybody's would be.
+        contributors: peers behind `borrowed`; none, or at least `min_donors`.
+    """
+
+    value: str | float
+    share: float
+    own: float
+    borrowed: float
+    prior: float
+    contributors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """How a user would label and rate something, without any language model.
+
+    Attributes:
+        labels: likeliest first; shares sum to 1. Empty where nobody who may vote gave a label.
+        ratings: every rating that was seen, lowest first; empty likewise.
+        expected_rating: their mean, the guess of least squared error.
+        median_rating: the guess of least absolute error.
+        n_own: own interactions that voted.
+        worth: weight of all peers together, in [0, 1]; 0 where nothing is borrowed.
+        state: version of the fitted state that was used.
+    """
+
+    user: str
+    labels: tuple[VoteShare, ...]
+    ratings: tuple[VoteShare, ...]
+    expected_rating: float | None
+    median_rating: float | None
+    n_own: int
+    worth: float
+    state: str

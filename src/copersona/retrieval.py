@@ -179,7 +179,7 @@ def admissible(
         texts = _plain(row.input), _plain(row.response)
         if texts in distinct or _is_the_request(query, asked, candidate, texts):
             continue
-        if config.allow_same_item or not _is_same_item(query, row):
+        if config.allow_same_item or not is_same_item(query, row):
             distinct[texts] = candidate
     return sorted(distinct.values(), key=lambda candidate: candidate.interaction.id)
 
@@ -198,11 +198,17 @@ def _is_newer(query: Query, row: Interaction) -> bool:
 def _is_the_request(query: Query, asked: str, candidate: Candidate, texts: tuple[str, str]) -> bool:
     given, said = texts
     if candidate.origin == "own":
-        return asked in (given or said, said or given)
+        return answers_the_request(query, candidate.interaction)
     return asked == (said or given) or candidate.interaction.user == query.user
 
 
-def _is_same_item(query: Query, row: Interaction) -> bool:
+def answers_the_request(query: Query, own: Interaction) -> bool:
+    """True of the user's own earlier answer to the very text that is asked."""
+    return _plain(query.text) in (_plain(own.input_text), _plain(own.response_text))
+
+
+def is_same_item(query: Query, row: Interaction) -> bool:
+    """True where an interaction is about the item of the request; by text where none is named."""
     if query.item is not None and row.item is not None:
         return row.item == query.item
     return _plain(row.input_text) == _plain(query.text)
@@ -379,7 +385,7 @@ def _evidence(query: Query, candidate: Candidate, parts: Sequence[float]) -> Evi
         facet=candidate.facet,
         score=sum(parts),
         score_parts=dict(zip(TERMS, parts, strict=True)),
-        same_item=_is_same_item(query, row),
+        same_item=is_same_item(query, row),
         rating=row.rating,
         label=row.label,
         at=row.at,

@@ -235,7 +235,7 @@ class Desk:
         ]
         if not len(self.items.ids) or not self.policy.learns(query.user):
             return own
-        likeness = self.items.likeness(vector)
+        likeness = self.items.likeness(vector, query.at)
         chosen: dict[int, tuple[Origin, float]] = {
             row: ("population", 0.0) for row in self._allowed(query.user, likeness, POPULATION)
         }

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from copersona.corpus import Corpus
+
 Array = NDArray[Any]
 
 
@@ -23,13 +25,15 @@ class TextItems:
     """Quotable interactions, in order of author.
 
     Shapes:
-        lenders, facets (n,) int32: row of the author and facet · vectors (n, dim) float16, rows
-        of length 1 or 0 · ids: n interaction ids.
+        lenders, facets (n,) int32: row of the author and facet · at (n,) int64: seconds, the
+        smallest number where unknown · vectors (n, dim) float16, rows of length 1 or 0 · ids: n
+        interaction ids.
     """
 
     ids: tuple[str, ...]
     lenders: Array
     facets: Array
+    at: Array
     vectors: Array
 
     @cached_property
@@ -42,9 +46,16 @@ class TextItems:
         # Kept for the life of the state: to widen every row anew takes longer than the product.
         return self.vectors.astype(np.float32)
 
-    def likeness(self, vector: Array) -> Array:
-        """Inner product of a query vector with every item: (dim,) -> (n,)."""
-        return np.asarray(self._dense @ vector.astype(np.float32))
+    def likeness(self, vector: Array, before: float | None = None) -> Array:
+        """Inner product of a query vector with every item: (dim,) -> (n,).
+
+        Args:
+            before: what is newer gets −∞, and `best` never returns it.
+        """
+        found = np.asarray(self._dense @ vector.astype(np.float32))
+        if before is not None:
+            found[self.at > before] = -np.inf
+        return found
 
     def of_lenders(self, lenders: Array, facet: int) -> Array:
         """Rows of some authors in one facet, ascending within an author."""
@@ -68,7 +79,8 @@ class TextItems:
         kept = np.flatnonzero(keep)
         rows = self.lenders[keep]
         ids = tuple(self.ids[i] for i in kept.tolist())
-        return TextItems(ids, rows - (rows > lender), self.facets[keep], self.vectors[keep])
+        return TextItems(ids, rows - (rows > lender), self.facets[keep],
+                         self.at[keep], self.vectors[keep])  # fmt: skip
 
 
 def best(likeness: Array, k: int, rows: Array | None = None) -> Array:
@@ -82,6 +94,7 @@ def best(likeness: Array, k: int, rows: Array | None = None) -> Array:
     """
     pool = np.arange(len(likeness)) if rows is None else rows
     values = likeness if rows is None else likeness[rows]
+    pool, values = pool[values > -np.inf], values[values > -np.inf]
     if 0 < k < len(pool):
         keep = np.flatnonzero(values >= np.partition(values, -k)[-k])
         pool, values = pool[keep], values[keep]
@@ -89,31 +102,37 @@ def best(likeness: Array, k: int, rows: Array | None = None) -> Array:
 
 
 def build_text_items(
-    ids: Sequence[str], lenders: Array, facets: Array, vectors: Array, may_quote: Array
+    ids: Sequence[str], corpus: Corpus, facets: Array, may_quote: Array
 ) -> TextItems:
     """Items of authors who lend text, in order of author.
 
     Shapes:
-        ids, lenders, facets, vectors, may_quote: n rows
+        ids, facets, may_quote: a row for every interaction of the corpus
     """
+    lenders = corpus.users
     rows = np.flatnonzero(may_quote)
     rows = rows[np.argsort(lenders[rows], kind="stable")]
     return TextItems(
         tuple(ids[i] for i in rows.tolist()), np.asarray(lenders[rows], np.int32),
-        np.asarray(facets[rows], np.int32), np.asarray(vectors[rows], np.float16),
+        np.asarray(facets[rows], np.int32), _seconds(corpus.at[rows]),
+        np.asarray(corpus.inputs[rows], np.float16),
     )  # fmt: skip
+
+
+def _seconds(at: Array) -> Array:
+    return np.where(np.isnan(at), np.iinfo(np.int64).min, np.nan_to_num(at)).astype(np.int64)
 
 
 def items_to_arrays(items: TextItems) -> dict[str, Array]:
     """As named arrays; `items_from_arrays` is the inverse."""
     ids = np.frombuffer(json.dumps(items.ids, ensure_ascii=False).encode(), np.uint8)
     return {"items.ids": ids, "items.lenders": items.lenders, "items.facets": items.facets,
-            "items.vectors": items.vectors}  # fmt: skip
+            "items.at": items.at, "items.vectors": items.vectors}  # fmt: skip
 
 
 def items_from_arrays(arrays: Mapping[str, Array]) -> TextItems:
     """The items again; KeyError where an array is missing."""
     return TextItems(
         tuple(json.loads(bytes(arrays["items.ids"]))), arrays["items.lenders"],
-        arrays["items.facets"], arrays["items.vectors"],
+        arrays["items.facets"], arrays["items.at"], arrays["items.vectors"],
     )  # fmt: skip

@@ -40,6 +40,8 @@ CHANCE = 0.2
 """Words of a group of peers expected by mere chance: among many words some are always above 2."""
 MIN_RATIO = 2.0
 """How many times as often as the population; a small excess over much text says nothing."""
+MIN_PEER_RATIO = 3.0
+"""The same for the words of peers, whose excess is an average over many."""
 MIN_RESPONSES = 2
 """Different responses of the user in which an own word stands."""
 LONGEST = 32
@@ -282,7 +284,7 @@ def own_words(
     here = np.array([used[word] for word in said], np.float64)
     best = _best(
         here, float(used.total()), np.append(there, 0.0)[columns], n_there,
-        np.append(counts.prior, PRIOR_FLOOR)[columns], MIN_Z,
+        np.append(counts.prior, PRIOR_FLOOR)[columns], (MIN_Z, MIN_RATIO),
     )  # fmt: skip
     is_common = np.append(counts.is_common, False)[columns]
     return [said[i] for i in best if not is_common[i]][:most]
@@ -329,7 +331,8 @@ def peer_words(
     there = counts.totals[facet, found] - np.add.reduceat(used[is_shared][order], starts)
     best = _best(
         n_here * (others + np.minimum(largest, others)), n_here,
-        there, counts.facet_sizes[facet] - sizes.sum(), counts.prior[found], min_z,
+        there, counts.facet_sizes[facet] - sizes.sum(), counts.prior[found],
+        (min_z, MIN_PEER_RATIO),
     )  # fmt: skip
     return [(counts.words[found[i]], int(n_donors[found[i]])) for i in best][:most]
 
@@ -361,10 +364,19 @@ def _gathered(counts: sparse.csr_array, rows: Array) -> tuple[Array, Array, Arra
 
 
 def _best(
-    here: Array, n_here: float, there: Array, n_there: float, prior: Array, min_z: float
+    here: Array,
+    n_here: float,
+    there: Array,
+    n_there: float,
+    prior: Array,
+    bar: tuple[float, float],
 ) -> list[int]:
-    """Places of the words said clearly and much more here than there, most distinctive first."""
+    """Places of the words said clearly and much more here than there, most distinctive first.
+
+    Args:
+        bar: least standard errors, and least ratio.
+    """
     excess, z = log_odds(here, n_here, there, n_there, prior)
     ranked = np.lexsort((np.arange(len(z)), -z))
-    is_said = (z >= min_z) & (excess >= np.log(MIN_RATIO))
+    is_said = (z >= bar[0]) & (excess >= np.log(bar[1]))
     return [i for i in ranked.tolist() if is_said[i]]

@@ -106,11 +106,8 @@ class Population:
     @cached_property
     def items(self) -> TextItems:
         """The rows that may be shown, as quotable items; ids are row numbers."""
-        rows = np.flatnonzero(self.kept)
-        return build_text_items(
-            [str(row) for row in rows.tolist()], self.corpus.users[rows], self.facets[rows],
-            self.corpus.inputs[rows], np.ones(len(rows), bool),
-        )  # fmt: skip
+        ids = [str(row) for row in range(len(self.corpus))]
+        return build_text_items(ids, self.corpus, self.facets, self.kept)
 
     @cached_property
     def rows(self) -> Array:
@@ -159,10 +156,10 @@ class Population:
         items, rows = self.items, self.rows
         user, at = self.corpus.users[row], self.corpus.at[row]
         likeness = items.likeness(vector)
-        is_late = self.corpus.at[rows] >= at  # False where either has no time
+        likeness[items.at >= at] = -np.inf  # nothing, where the request has no time
         is_own = items.lenders == user
-        own = best(np.where(is_late | ~is_own, -np.inf, likeness), OWN)
-        likeness = np.where(is_late | is_own, -np.inf, likeness)
+        own = best(np.where(is_own, likeness, -np.inf), OWN)
+        likeness[is_own] = -np.inf
         chosen: dict[int, tuple[Origin, float]] = {
             n: ("population", 0.0) for n in best(likeness, POPULATION).tolist()
         }
@@ -176,9 +173,8 @@ class Population:
             alignment |= {n: of[int(items.lenders[n])] for n in theirs.tolist()}
         peers = best(likeness, PEERS_ITEMS, np.array(sorted(alignment), np.int64))
         chosen |= {n: ("peer", alignment[n]) for n in peers.tolist()}
-        found = {int(rows[n]): why for n, why in chosen.items() if np.isfinite(likeness[n])}
-        mine = own[(items.lenders[own] == user) & ~is_late[own]]
-        return found | {int(rows[n]): ("own", 0.0) for n in mine.tolist()}
+        chosen |= {n: ("own", 0.0) for n in own.tolist()}
+        return {int(rows[n]): why for n, why in chosen.items()}
 
     def _candidate(self, row: int, origin: Origin, alignment: float) -> Candidate:
         said = self.interactions[row]
