@@ -205,8 +205,8 @@ def test_a_user_who_lends_nothing_changes_no_state(cp: CoPersona) -> None:
 
 # ---- what stays -------------------------------------------------------------------------------
 
-WITHOUT_INFLUENCE = ("config", "encoder", "cut", "temperature", "min_donors", "items.ids", "items.at",
-                     "items.lenders", "items.vectors")  # fmt: skip
+WITHOUT_INFLUENCE = ("config", "encoder", "cut", "temperature", "min_donors", "items.ids",
+                     "items.at", "items.lenders", "items.vectors")  # fmt: skip
 """What the program sets, and what is kept per person: the same whoever else was there."""
 
 

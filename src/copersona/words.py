@@ -33,10 +33,12 @@ from copersona.style import tokenize
 Array = NDArray[Any]
 
 MOST = 5
-"""Words said of one facet."""
+"""Words of a user said of one facet …"""
+MOST_OF_PEERS = 3
+"""… and of the user's peers, which say less."""
 MIN_Z = 2.0
 """Standard errors above the population."""
-CHANCE = 0.2
+CHANCE = 0.05
 """Words of a group of peers expected by mere chance: among many words some are always above 2."""
 MIN_RATIO = 2.0
 """How many times as often as the population; a small excess over much text says nothing."""
@@ -298,7 +300,7 @@ def peer_words(
     counts: WordCounts,
     min_donors: int,
     *,
-    most: int = MOST,
+    most: int = MOST_OF_PEERS,
 ) -> list[tuple[str, int]]:
     """Words distinctive of chosen peers in one facet, with the number of peers who use each.
 
