@@ -26,6 +26,7 @@ Array = NDArray[Any]
 
 MIN_MASKED = 30
 """Masked facets with peers below which nothing can be believed, and least in a bin."""
+_ONE_SIDED_99 = 2.33
 
 
 class CompletionConfig(BaseModel):
@@ -228,10 +229,10 @@ def _gain(gap: Array, offered: Array, noise: Array) -> _Gain:
 
 
 def _lower_bounds(gains: Sequence[_Gain]) -> Array:
-    """One-sided 95 % lower bound of the explained share in every bin.
+    """One-sided lower bound of the explained share in every bin.
 
     The share does not fall with the key, so cases of any bins just below count too; the best of
-    these bounds is taken.
+    these bounds is taken, which is why each of them is one of 99 %, not of 95 %.
     """
     bounds = np.zeros(len(gains))
     for b in range(len(gains)):
@@ -246,7 +247,7 @@ def _lower_bound(gains: Sequence[_Gain]) -> float:
         return 0.0
     total = sum(gain.total for gain in gains)
     error = float(np.sqrt(sum(gain.variance for gain in gains)))
-    return (total - 1.645 * error) / signal
+    return (total - _ONE_SIDED_99 * error) / signal
 
 
 def _monotone(values: Array, weight: Array) -> Array:

@@ -5,7 +5,7 @@ completed tendency in the facets the request falls into. That needs neither soft
 inside of the language model, only several answers of it. Where nothing is known of the user all
 scores are 0 and the order is kept.
 
-Knows a desk and texts. It samples nothing, and nothing of an answer is stored.
+Knows a desk, texts and a language model. Nothing of an answer is stored.
 """
 
 from __future__ import annotations
@@ -17,15 +17,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copersona.corpus import build_corpus
+from copersona.errors import BackendError, ConfigError
 from copersona.facets import unit
 from copersona.fitted import FittedState, UserView
-from copersona.records import Interaction, Query
+from copersona.generation import Generator
+from copersona.records import Context, Interaction, Query
 from copersona.serving import Desk
 
 Array = NDArray[Any]
 
 VIEWS = ("text", "style")
 """What answers are compared in; a sampled answer has no rating and no label."""
+
+TEMPERATURE = 0.8
+"""Of several answers, where none is named: at 0 they would all be the same."""
+
+
+def sampled(
+    model: Generator, context: Context, n: int, *, max_tokens: int, temperature: float | None
+) -> list[str]:
+    """Answers of a language model to one context.
+
+    Args:
+        n: how many.
+        temperature: where None, 0 for one answer and `TEMPERATURE` for several.
+
+    Raises:
+        ConfigError: n is below 1.
+        BackendError: the model failed; the message names the trace of the context, which stays.
+    """
+    if n < 1:
+        raise ConfigError(f"{n} answers; at least 1 is needed")
+    if temperature is None:
+        temperature = TEMPERATURE if n > 1 else 0.0
+    messages = list(context.messages)
+    try:
+        return [
+            model.generate(messages, max_tokens=max_tokens, temperature=temperature)
+            for _ in range(n)
+        ]
+    except BackendError as error:
+        kept = f" (the request is kept: trace {context.trace_id})" if context.trace_id else ""
+        raise BackendError(f"{error}{kept}") from error
 
 
 def rank_answers(desk: Desk, query: Query, answers: Sequence[str]) -> list[tuple[int, float]]:
@@ -48,7 +81,7 @@ def rank_answers(desk: Desk, query: Query, answers: Sequence[str]) -> list[tuple
         vectors = np.stack([desk.cache.of_request(answers[n]) for n in said])
         corpus = build_corpus(rows, np.tile(vector, (len(said), 1)), vectors)
         scores[said] = answer_scores(desk.state, view, routed, desk.state.observe(corpus).residuals)
-    if not scores[said].any():
+    if not scores[said].any():  # nothing is known of the user
         scores[:] = 0
     order = np.argsort(-scores, kind="stable").tolist()
     return [(n, float(scores[n])) for n in order]

@@ -249,18 +249,16 @@ def chat(  # noqa: PLR0913  one parameter per option
     instruction: opt.Instruction = "",
     item: opt.Item = None,
     max_tokens: opt.MaxTokens = 256,
-    temperature: opt.Temperature = 0.0,
+    temperature: opt.Temperature = None,
+    samples: opt.Samples = 1,
     as_json: opt.AsJson = False,
 ) -> None:
     """Answer with the language model, personalised.
 
     One request, or every line of standard input.
     """
-    asked: dict[str, Any] = {
-        "instruction": instruction,
-        "item": item,
-        "budget_tokens": budget,
-    }
+    asked: dict[str, Any] = {"instruction": instruction, "item": item, "budget_tokens": budget}
+    how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "n": samples}
     _check(user, text)
     with _session(ctx).open() as engine:
         engine.language_model()  # where there is none, before anything is computed or stored
@@ -268,11 +266,29 @@ def chat(  # noqa: PLR0913  one parameter per option
             _check(user, line)
             context = engine.prompt(user, line, **asked)
             try:
-                answer = engine.answer(context, max_tokens=max_tokens, temperature=temperature)
+                answer = engine.answer(context, **how)
             except BackendError as error:
                 terminal.say_unanswered(context, error, as_json=as_json)
                 raise
             terminal.say_answer(answer, as_json=as_json)
+
+
+@app.command()
+def vote(
+    ctx: typer.Context,
+    user: opt.User,
+    text: opt.Text,
+    item: opt.Item = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show how a user would label and rate something.
+
+    No language model is called.
+    """
+    _check(user, text)
+    with _session(ctx).open() as engine:
+        found = engine.vote(user, text, item=item)
+    terminal.say_json(found) if as_json else terminal.say_vote(found)
 
 
 @app.command()
@@ -386,11 +402,7 @@ def remove(ctx: typer.Context, user: opt.User, interaction_id: opt.InteractionId
 
 
 @app.command()
-def expire(
-    ctx: typer.Context,
-    older_than: opt.Days,
-    as_json: opt.AsJson = False,
-) -> None:
+def expire(ctx: typer.Context, older_than: opt.Days, as_json: opt.AsJson = False) -> None:
     """Erase all interactions older than so many days.
 
     Of all users; undated ones stay.
@@ -427,11 +439,7 @@ def readmit(ctx: typer.Context, user: opt.User) -> None:
 
 
 @app.command()
-def export(
-    ctx: typer.Context,
-    directory: opt.Folder,
-    as_json: opt.AsJson = False,
-) -> None:
+def export(ctx: typer.Context, directory: opt.Folder, as_json: opt.AsJson = False) -> None:
     """Write everything of the namespace to a folder.
 
     Interactions as JSON lines and Parquet, consents and instructions as JSON.

@@ -10,11 +10,13 @@ one can be worked out from a difference. Knows records only; it computes nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from copersona.consent import pseudonym
 from copersona.records import Context, Evidence, FacetPersona, Peer, Persona, Query, Tendency
 from copersona.routing import borrowing_worth, own_need
 
@@ -71,6 +73,14 @@ def trace_of(
         "warnings": list(context.warnings),
         "tokens": context.tokens, "budget_tokens": context.budget_tokens,
     }  # fmt: skip
+
+
+def nameless(evidence: Evidence, borrower: str, secret: bytes) -> Evidence:
+    """Evidence for its reader: the id of another user's item may hold that user's name."""
+    if evidence.origin == "own":
+        return evidence
+    alias = pseudonym(secret, borrower, f"item {evidence.interaction_id}")
+    return replace(evidence, interaction_id=alias.replace("peer", "item", 1))
 
 
 def _facet(facet: FacetPersona, share: float, peers: Iterable[Peer]) -> dict[str, Any]:

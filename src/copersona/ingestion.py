@@ -133,6 +133,14 @@ def encoded(rows: Sequence[Interaction], cache: VectorCache, progress: Progress 
     return build_corpus(rows, inputs, responses)
 
 
+def everything(store: Store, namespace: str) -> Iterator[Interaction]:
+    """All interactions of a namespace, by user and time, without what only the store needs."""
+    for batch in store.columns(namespace):
+        for row in batch.to_pylist():
+            del row["input_hash"], row["response_hash"]
+            yield Interaction(**row)
+
+
 def nameable(rows: Sequence[Interaction]) -> list[list[str]]:
     """Words of every input that may name a facet: used by enough different users."""
     words = [crossable_words(i.input_text) for i in rows]

@@ -85,7 +85,13 @@ Instruction = Annotated[str, typer.Option(help="What the language model is to do
 Item = Annotated[str | None, typer.Option(help="The item that the request is about.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Temperature = Annotated[
-    float, typer.Option(min=0.0, max=2.0, help="0 is repeatable; higher is more varied.")
+    float | None,
+    typer.Option(
+        min=0.0, max=2.0, help="0 is repeatable, higher is more varied; 0, or .8 for several."
+    ),
+]
+Samples = Annotated[
+    int, typer.Option(min=1, max=64, help="Answers to sample; the most fitting one is shown.")
 ]
 
 Remember = Annotated[

@@ -14,7 +14,7 @@ import secrets
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,18 +25,29 @@ from pydantic import BaseModel, ConfigDict
 
 from copersona import datasets, readers
 from copersona.backends import Backends
+from copersona.ballots import vote
+from copersona.choosing import rank_answers, sampled
 from copersona.columns import ColumnMap
-from copersona.consent import Policy, pseudonym
-from copersona.errors import ArtifactError, BackendError, ConfigError, DataError, NotFittedError
-from copersona.explain import trace_of
+from copersona.consent import Policy
+from copersona.errors import ArtifactError, ConfigError, DataError, NotFittedError
+from copersona.explain import nameless, trace_of
 from copersona.exporting import export_namespace
 from copersona.fitted import FittedState, MethodConfig, fit_state
 from copersona.forgetting import counted, scan
 from copersona.generation import Generator
-from copersona.ingestion import PUBLIC, Authors, add_rows, encoded, ingest_rows, nameable
+from copersona.ingestion import (
+    PUBLIC,
+    Authors,
+    add_rows,
+    encoded,
+    everything,
+    ingest_rows,
+    nameable,
+)
+from copersona.policies import Policies
 from copersona.prompting import PromptConfig
 from copersona.published import Published, States
-from copersona.records import Consent, Context, Evidence, Interaction, Persona, Query, RowOutcome
+from copersona.records import Consent, Context, Interaction, Persona, Query, RowOutcome, Vote
 from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
 from copersona.retrieval import RetrievalConfig
 from copersona.serving import Answered, Desk
@@ -44,6 +55,7 @@ from copersona.store import Store
 from copersona.text_items import build_text_items
 from copersona.unlearn import NOT_UNLEARNT, without_user
 from copersona.vectors import VectorCache
+from copersona.votes import VoteConfig
 from copersona.words import count_words, wording
 
 Array = NDArray[Any]
@@ -58,6 +70,7 @@ class CoPersonaConfig(BaseModel):
     method: MethodConfig = MethodConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
+    vote: VoteConfig = VoteConfig()
 
 
 class CoPersona:
@@ -81,8 +94,7 @@ class CoPersona:
             encoder, generator, api_key=api_key, encoder_api_key=encoder_api_key
         )
         self._states = States(state_root, namespace)
-        self._policy: tuple[int, Policy] | None = None
-        self._gone: tuple[tuple[str, int], frozenset[str]] = (("", -1), frozenset())
+        self._policies = Policies(store, namespace, self._states)
         self._secret = secrets.token_bytes(32)
 
     @classmethod
@@ -225,25 +237,7 @@ class CoPersona:
 
     def policy(self) -> Policy:
         """Everybody's consent as it is now; read again only when something changed."""
-        revision = self.store.revision(self.namespace)
-        if self._policy is None or self._policy[0] != revision:
-            default, absent = self.store.default_consent, self._absent()
-            self._policy = (revision, Policy(default, self.store.consents(self.namespace), absent))
-        return self._policy[1]
-
-    def _absent(self) -> frozenset[str]:
-        """Lenders of the state in force who are in the store no longer; looked up after a forget.
-
-        Closes the gap between a tombstone and the rewritten state, also after a crash in between.
-        """
-        held = self._states.held
-        if held is None:
-            return frozenset()
-        key = (held.version, self.store.n_forgotten())
-        if self._gone[0] != key:
-            there = set(self.store.users(self.namespace))
-            self._gone = (key, frozenset(set(held.state.lenders) - there))
-        return self._gone[1]
+        return self._policies.now()
 
     def forget(self, user: str) -> Receipt:
         """Erase a user everywhere, at once, and say what an independent scan still finds.
@@ -290,7 +284,7 @@ class CoPersona:
         """
         start, policy = time.perf_counter(), self.policy()
         cut = time.time()
-        rows = [i for i in self._everything() if policy.lends(i.user)]
+        rows = [i for i in everything(self.store, self.namespace) if policy.lends(i.user)]
         if not rows:
             raise DataError("no interactions of users who lend: add some, or let users lend")
         spec, why = self._backends.encoder_for(2 * len(rows))
@@ -315,12 +309,6 @@ class CoPersona:
             "on masked facets peers added nothing measurable: completion will borrow nothing",
             tuple(str(w.message) for w in caught), time.perf_counter() - start,
         )  # fmt: skip
-
-    def _everything(self) -> Iterator[Interaction]:
-        for batch in self.store.columns(self.namespace):
-            for row in batch.to_pylist():
-                del row["input_hash"], row["response_hash"]
-                yield Interaction(**row)
 
     def _cache(self, spec: str) -> VectorCache:
         return VectorCache(self.store, self.namespace, self._backends.encoder(spec))
@@ -366,17 +354,10 @@ class CoPersona:
         trace_id = secrets.token_hex(8)
         if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=done.quoted):
             trace_id = ""  # of a user who is not to be remembered
-        evidence = tuple(self._nameless(user, shown) for shown in context.evidence)
+        evidence = tuple(nameless(shown, user, self._secret) for shown in context.evidence)
         degraded = (self._states.degraded,) if self._states.degraded else ()
         return replace(context, trace_id=trace_id, evidence=evidence,
                        warnings=(*degraded, *context.warnings))  # fmt: skip
-
-    def _nameless(self, borrower: str, evidence: Evidence) -> Evidence:
-        """Evidence for its reader: the id of another user's item may hold that user's name."""
-        if evidence.origin == "own":
-            return evidence
-        alias = pseudonym(self._secret, borrower, f"item {evidence.interaction_id}")
-        return replace(evidence, interaction_id=alias.replace("peer", "item", 1))
 
     def _answer_for(self, query: Query, budget: int | None) -> tuple[Answered, dict[str, Any]]:
         settings = self.config.prompt
@@ -386,18 +367,44 @@ class CoPersona:
         done = desk.answer(query, self.config.retrieval, settings, count)
         return done, trace_of(query, done.persona, done.routed, done.context, done.peers)
 
+    def vote(
+        self, user: str, text: str, *, item: str | None = None, at: float | None = None
+    ) -> Vote:
+        """How the user would label and rate what a text describes; no language model is called.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        query = Query(user, text, at=time.time() if at is None else at, item=item)
+        desk, is_allowed = self._desk(self._required()), self.config.retrieval.allow_same_item
+        return vote(desk, query, self.config.vote, allow_same_item=is_allowed)
+
+    def choose(self, user: str, text: str, answers: Sequence[str]) -> list[tuple[int, float]]:
+        """Places of answers to a text, with how much each is of this user's kind, best first.
+
+        Scores are in [-1, 1]; all are 0, and the order is kept, where nothing is known of the user.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        return rank_answers(
+            self._desk(self._required()), Query(user, text, at=time.time()), answers
+        )
+
     def chat(
         self,
         user: str,
         text: str,
         *,
         max_tokens: int = 256,
-        temperature: float = 0.0,
+        temperature: float | None = None,
+        n: int = 1,
         **options: Any,
     ) -> Answer:
         """A personalised answer of the language model.
 
         Args:
+            temperature, n: as for `answer`.
             options: as for `prompt`.
 
         Raises:
@@ -406,25 +413,32 @@ class CoPersona:
         """
         self.language_model()
         context = self.prompt(user, text, **options)
-        return self.answer(context, max_tokens=max_tokens, temperature=temperature)
+        return self.answer(context, max_tokens=max_tokens, temperature=temperature, n=n)
 
     def answer(
-        self, context: Context, *, max_tokens: int = 256, temperature: float = 0.0
+        self,
+        context: Context,
+        *,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        n: int = 1,
     ) -> Answer:
         """What the language model makes of a context at hand.
+
+        Args:
+            temperature: where None, 0 for one answer and .8 for several.
+            n: answers to sample; the one that is most of the user's kind is given back.
 
         Raises:
             ConfigError: no language model is configured.
             BackendError: it failed; the message names the trace of the context, which stays.
         """
-        messages = list(context.messages)
         model = self.language_model()
-        try:
-            text = model.generate(messages, max_tokens=max_tokens, temperature=temperature)
-        except BackendError as error:
-            kept = f" (the request is kept: trace {context.trace_id})" if context.trace_id else ""
-            raise BackendError(f"{error}{kept}") from error
-        return Answer(text, context)
+        texts = sampled(model, context, n, max_tokens=max_tokens, temperature=temperature)
+        if n == 1:
+            return Answer(texts[0], context)
+        ranked = rank_answers(self._desk(self._required()), context.query, texts)
+        return Answer(texts[ranked[0][0]], context, tuple(score for _, score in ranked))
 
     def language_model(self) -> Generator:
         """What `chat` answers with; opened on first use.
@@ -461,8 +475,6 @@ class CoPersona:
         return published
 
     def _desk(self, published: Published) -> Desk:
-        if self._gone[0][0] != published.version:
-            self._policy = None
         cache = self._cache(published.state.encoder)
         return Desk(self.namespace, *published, self.store, cache, self.policy(), self._secret)
 

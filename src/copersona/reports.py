@@ -51,10 +51,16 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Answer:
-    """A language model's answer and the context it was given."""
+    """A language model's answer and the context it was given.
+
+    Attributes:
+        scores: of all answers that were sampled, best first, where there were several; the first
+            belongs to `text`. See `CoPersona.choose`.
+    """
 
     text: str
     context: Context
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from copersona.errors import BackendError, ConfigError, DataError
-from copersona.records import Context, FacetPersona, Persona, RowOutcome
+from copersona.records import Context, FacetPersona, Persona, RowOutcome, Vote, VoteShare
 
 if TYPE_CHECKING:
     from copersona.models import ModelStatus
@@ -106,6 +106,25 @@ def _facet_row(facet: FacetPersona) -> tuple[str, ...]:
     )
 
 
+def say_vote(vote: Vote) -> None:
+    """Print what a user would say of something, and by whose votes."""
+    shares = [*vote.labels, *vote.ratings]
+    if not shares:
+        say(f"{vote.user}: nobody who may vote gave a label or a rating")
+        return
+    names = ("label or rating", "share", "own", "peers", "anybody", "contributors")
+    say_table(names, map(_share_row, shares))
+    if vote.expected_rating is not None:
+        say(f"expected rating {vote.expected_rating:.2f}, median {vote.median_rating:g}")
+    notice(f"{vote.n_own} own interactions voted; peers weigh {vote.worth:.2f}")
+
+
+def _share_row(share: VoteShare) -> tuple[str, ...]:
+    name = share.value if isinstance(share.value, str) else f"{share.value:g}"
+    parts = (share.share, share.own, share.borrowed, share.prior)
+    return (name, *(f"{part:.0%}" for part in parts), str(share.contributors))
+
+
 def say_messages(context: Context) -> None:
     """Print the messages for the language model; on standard error, how they came about."""
     say("\n\n".join(f"[{message['role']}]\n{message['content']}" for message in context.messages))
@@ -180,6 +199,9 @@ def say_answer(answer: Answer, *, as_json: bool) -> None:
         say_json(answer)
         return
     say(answer.text)
+    if answer.scores:
+        scores = ", ".join(f"{score:.2f}" for score in answer.scores)
+        notice(f"best of {len(answer.scores)} answers by likeness to this user: {scores}")
     notice_context(answer.context)
 
 
