@@ -41,9 +41,7 @@ def cases_of(name, directory, encoder, n_requests):
     held_out = last_responses(corpus)
     kept = np.ones(len(corpus), bool)
     kept[held_out] = False
-    state = fit_state(
-        corpus.take(kept), encoder="static", cut=float("inf"), config=MethodConfig()
-    )
+    state = fit_state(corpus.take(kept), encoder="static", cut=float("inf"), config=MethodConfig())
     population = Population(state, corpus, interactions, held_out)
     asked = np.random.default_rng(0).permutation(held_out)[:n_requests]
     cases = [population.case(row) for row in np.sort(asked).tolist()]
@@ -111,7 +109,8 @@ def main() -> None:
     print(
         "\n| judged on | kept for own | requests | stated | relevance alone | own weights | "
         "others' weights | weights of all | residuals: stated | residuals: all |\n"
-        + "|---" * 10 + "|"
+        + "|---" * 10
+        + "|"
     )
     for name, (_, second) in split.items():
         rest = [found for other, found in sums.items() if other != name]

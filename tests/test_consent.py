@@ -235,3 +235,10 @@ def test_quoted_people_go_by_a_pseudonym(texts: CoPersona) -> None:
     assert not named & other
     sources = {source for part in context.parts for source in part.sources}
     assert not sources & set(USERS)
+
+
+def test_statistics_are_the_same_in_both_lending_modes(cp: CoPersona, texts: CoPersona) -> None:
+    for user in USERS[:12]:
+        lent, quoted = cp.persona(user), texts.persona(user)
+        assert (lent.mode, quoted.mode) == ("aggregate", "text")
+        assert lent.facets == quoted.facets

@@ -160,12 +160,12 @@ def calibrate(
         noise = model.noise[masked.facets] / np.maximum(masked.support[:, v], 1e-9)
         seen = masked.support[:, v] > 0
         key = np.where(seen, masked.alignment[:, v], 0)
-        curve = _curve(key, gap, masked.specific[:, part], noise, config.n_bins)
+        curve = _curve(key, gap, masked.specific[:, part], noise, masked.users, config.n_bins)
         believed = Curve(*(row[None] for row in curve)).at(0, key)[0]
         gap -= believed[:, None] * masked.specific[:, part]
         specific.append(curve)
         key = np.where(seen, masked.unknown[:, v], 0)
-        shared.append(_curve(key, gap, masked.shared[:, part], noise, config.n_bins))
+        shared.append(_curve(key, gap, masked.shared[:, part], noise, masked.users, config.n_bins))
     if not n_views:
         return Calibration(Curve.none(0), Curve.none(0), floor)
     return Calibration(_stacked(shared, config), _stacked(specific, config), floor)
@@ -178,12 +178,12 @@ def _stacked(curves: Sequence[tuple[Array, ...]], config: CompletionConfig) -> C
 
 
 def _curve(
-    key: Array, gap: Array, offered: Array, noise: Array, n_bins: int
+    key: Array, gap: Array, offered: Array, noise: Array, users: Array, n_bins: int
 ) -> tuple[Array, Array, Array, Array]:
     """Edges, slope, explained share and its lower bound of one view, over the keys above 0.
 
     Shapes:
-        key, noise (n,) · gap, offered (n, n_columns_of_view)
+        key, noise, users (n,) · gap, offered (n, n_columns_of_view)
     """
     usable = np.flatnonzero(key > 0)
     if len(usable) < MIN_MASKED:
@@ -194,7 +194,8 @@ def _curve(
     gains = []
     for b in range(n_bins):
         rows = usable[place == b]
-        gains.append(_gain(gap[rows], offered[rows].astype(np.float64), noise[rows]))
+        offers = offered[rows].astype(np.float64)
+        gains.append(_gain(gap[rows], offers, noise[rows], users[rows]))
     weight = np.bincount(place, minlength=n_bins).astype(float)
     slope = _monotone(np.array([gain.slope for gain in gains]), weight)
     explained = _monotone(np.array([gain.share for gain in gains]), weight)
@@ -215,7 +216,8 @@ class _Gain:
         return min(self.total / self.signal, 0.99) if self.signal > 0 else 0.0
 
 
-def _gain(gap: Array, offered: Array, noise: Array) -> _Gain:
+def _gain(gap: Array, offered: Array, noise: Array, users: Array) -> _Gain:
+    """Cases of one user count as one for the variance: they are alike."""
     energy = (offered**2).sum()
     if len(gap) < 10 or energy <= 0:
         return _Gain()
@@ -223,7 +225,8 @@ def _gain(gap: Array, offered: Array, noise: Array) -> _Gain:
     left = gap - max(slope, 0) * offered  # a negative share is never believed
     gain = (gap**2).sum(axis=1) - (left**2).sum(axis=1)
     error = float((gap**2).sum())
-    variance = float(gain.var(ddof=1)) * len(gap)
+    by_user = np.bincount(np.unique(users, return_inverse=True)[1], gain)
+    variance = float(by_user.var(ddof=1)) * len(by_user) if len(by_user) > 1 else np.inf
     signal = max(error - float(noise.sum()) * gap.shape[1], 0.05 * error)
     return _Gain(slope, float(gain.sum()), variance, signal)
 

@@ -42,14 +42,15 @@ def mask_facets(
     Args:
         floor: agreement below which peers of a facet are not believed, see `agreement_floor`.
         are_lenders: users are the lenders themselves, row by row; nobody is its own peer.
-        caps: drawn at random for every case.
+        caps: one is drawn for every case; where there are few cases, each is used with several.
 
     Shapes:
         floor (n_facets,)
     """
     rng = np.random.default_rng(config.seed)
-    users, facets = _cases(observed, min_support, config.tested, rng)
-    left, owners, hidden, hidden_owners = _split(observed, users, facets, caps, rng)
+    users, facets, places = _cases(observed, min_support, config.tested, len(caps), rng)
+    cuts = [caps[place] for place in places.tolist()]
+    left, owners, hidden, hidden_owners = _split(observed, users, facets, cuts, rng)
     evidence = observed.average(left, owners)
     truth = observed.average(hidden, hidden_owners)
     states = layer_states(evidence, models)
@@ -86,43 +87,43 @@ def _rows(rows: Sequence[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _cases(
-    observed: Observed, min_support: float, most: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Users and facets to hide: enough to compare with, and something left to judge by."""
+    observed: Observed, min_support: float, most: int, n_caps: int, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Users and facets to hide, and a cap for each: enough to compare with, and something left."""
     counts = np.zeros((observed.n_users, observed.n_facets))
     np.add.at(counts, (observed.users, observed.facets), 1)
-    if observed.n_facets == 1:
-        users = np.flatnonzero(counts[:, 0] >= max(2, min_support))
-        users = np.sort(rng.permutation(users)[:most])
-        return users, np.zeros(len(users), int)
-    limit = max(30, most // observed.n_facets)
     has_rest = counts.sum(axis=1, keepdims=True) > counts
-    picked = []
-    for f in range(observed.n_facets):
-        users = np.flatnonzero((counts[:, f] >= min_support) & has_rest[:, f])
-        users = np.sort(rng.permutation(users)[:limit])
-        picked.append(np.stack([users, np.full(len(users), f)]))
-    found = np.concatenate(picked, axis=1)
-    return found[0], found[1]
+    if observed.n_facets == 1:  # half of it is hidden
+        has_rest, min_support = counts >= 2, max(2, min_support)
+    users, facets = np.nonzero((counts >= min_support) & has_rest)
+    limit = max(30, most // observed.n_facets)
+    chosen = np.sort(np.concatenate([
+        rng.permutation(np.flatnonzero(facets == f))[:limit] for f in range(observed.n_facets)
+    ]))  # fmt: skip
+    users, facets = users[chosen], facets[chosen]
+    repeats = int(np.clip(most // max(len(users), 1), 1, n_caps))
+    first = rng.integers(n_caps, size=len(users))
+    caps = (first[:, None] + np.arange(repeats)) % n_caps
+    return np.repeat(users, repeats), np.repeat(facets, repeats), caps.ravel()
 
 
 def _split(
     observed: Observed,
     users: Array,
     facets: Array,
-    caps: Sequence[int | None],
+    cuts: Sequence[int | None],
     rng: np.random.Generator,
 ) -> tuple[Array, Array, Array, Array]:
     """Interactions that are left and those hidden, each with the case they belong to."""
     order = np.argsort(observed.users, kind="stable")
     bounds = np.searchsorted(observed.users[order], np.arange(observed.n_users + 1))
     left, hidden = [], []
-    for user, f in zip(users.tolist(), facets.tolist(), strict=True):
+    for user, f, cap in zip(users.tolist(), facets.tolist(), cuts, strict=True):
         rows = order[bounds[user] : bounds[user + 1]]
         is_hidden = observed.facets[rows] == f
         if observed.n_facets == 1:
             is_hidden = rng.permutation(len(rows)) % 2 == 0
-        rest, cap = rows[~is_hidden], caps[int(rng.integers(len(caps)))]
+        rest = rows[~is_hidden]
         if cap is not None and len(rest) > cap:
             rest = rng.choice(rest, cap, replace=False)
         left.append(rest)
