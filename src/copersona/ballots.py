@@ -166,8 +166,8 @@ class _Room:
         desk, user = self._desk, self._query.user
         names = {row: desk.state.lenders[row] for row in rows.tolist()}
         names = {row: n for row, n in names.items() if n != user and desk.policy.lends(n)}
-        known = set(desk.items.authors.tolist())
-        quoting = {r for r, n in names.items() if r in known and desk.policy.lends_text(n)}
+        quotable = rows[np.isin(rows, desk.items.authors)].tolist()
+        quoting = {r for r in quotable if r in names and desk.policy.lends_text(names[r])}
         counted = {row: name for row, name in names.items() if row not in quoting}
         return self._likest(np.array(sorted(quoting), np.int64)) | self._newest(counted)
 

@@ -93,10 +93,10 @@ def answer_scores(state: FittedState, view: UserView, routed: Array, residuals: 
     Shapes:
         routed (n_facets,) · residuals (n, n_columns) -> (n,)
 
-    Source: method step 13 (ii). Deviates: style stands beside the text, each view over its noise, so
-    that the one in which a single answer says more about its author weighs more. Of four answers,
-    one the user's own, that finds the own one more often than the text alone on 6 of 7 made-up and
-    real populations, and equally often on the last.
+    Source: method step 13 (ii). Deviates: style stands beside the text, each over its noise, so
+    that the view in which single answers say more about a person weighs more. With four answers,
+    one of them the user's own, that finds the own one more often than text alone on six of seven
+    made-up and real populations, and hardly less often on the other.
     """
     answers, tendency = [], []
     for model in state.models:

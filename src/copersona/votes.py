@@ -35,7 +35,7 @@ class VoteConfig(BaseModel):
     """Relevance of an interaction that has nothing in common with the request."""
     per_peer: int = Field(5, ge=1)
     """Votes of any one peer in a facet."""
-    polled: int = Field(100, ge=1)
+    polled: int = Field(60, ge=1)
     """Lenders in a facet who are asked for the prior."""
     latest: int = Field(20, ge=1)
     """Newest interactions that are read of a user who lends statistics."""
