@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from masked_facets import load_rows
 
-from copersona.encoders import open_encoder
+from copersona.answering.retrieval import TERMS, RetrievalConfig
 from copersona.evaluation.weights import (
     Population,
     fit_weights,
@@ -28,8 +28,8 @@ from copersona.evaluation.weights import (
     moments,
     shown_likeness,
 )
-from copersona.fitted import MethodConfig, fit_state
-from copersona.retrieval import TERMS, RetrievalConfig
+from copersona.language.encoders import open_encoder
+from copersona.method.fitted import MethodConfig, fit_state
 
 NAMES = ("rotten_tomatoes_critics", "acl_anthology", "amazon_2023_multicategory_sample")
 SHOWN = 4

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from copersona.corpus import build_corpus
-from copersona.datasets import load
-from copersona.encoders import open_encoder
 from copersona.errors import DataError
 from copersona.evaluation.masked import COMPARATORS, score_masked
-from copersona.fitted import MethodConfig
 from copersona.interactions import check, with_ids
-from copersona.masking import CAPS
-from copersona.residuals import ResidualConfig
+from copersona.language.encoders import open_encoder
+from copersona.method.corpus import build_corpus
+from copersona.method.fitted import MethodConfig
+from copersona.method.masking import CAPS
+from copersona.method.residuals import ResidualConfig
+from copersona.reading.datasets import load
 
 NAMES = (
     "blog_authorship_adults",

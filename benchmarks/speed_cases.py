@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from copersona import CoPersona, CoPersonaConfig, Interaction, Store
-from copersona.corpus import N_FOLDS, Corpus
-from copersona.encoders import open_encoder
-from copersona.fitted import MethodConfig, fit_state
-from copersona.profiles import LowSupportWarning
+from copersona.language.encoders import open_encoder
+from copersona.method.corpus import N_FOLDS, Corpus
+from copersona.method.fitted import MethodConfig, fit_state
+from copersona.method.profiles import LowSupportWarning
 from copersona.records import Consent
 from copersona.style import HABITS
 

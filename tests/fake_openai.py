@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from copersona.encoders import HashingEncoder
+from copersona.language.encoders import HashingEncoder
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copersona.alignment import AlignmentConfig, FacetPeers, capped, choose_peers, fit_transfer
-from copersona.profiles import OwnEvidence, ViewModel
-from copersona.residuals import View
+from copersona.method.alignment import (
+    AlignmentConfig,
+    FacetPeers,
+    capped,
+    choose_peers,
+    fit_transfer,
+)
+from copersona.method.profiles import OwnEvidence, ViewModel
+from copersona.method.residuals import View
 
 
 def half(n_users: int, n_facets: int, seed: int) -> OwnEvidence:

@@ -10,8 +10,8 @@ import pytest
 
 import copersona
 from copersona import Interaction
-from copersona.backends import Backends
 from copersona.errors import BackendError, ConfigError, MissingExtraError
+from copersona.language.backends import Backends
 from fake_openai import json_reply, serving
 
 KEY, OTHER = "planted-key-1", "planted-key-2"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copersona.alignment import FacetPeers
-from copersona.calibration import (
+from copersona.method.alignment import FacetPeers
+from copersona.method.calibration import (
     Calibration,
     CompletionConfig,
     Curve,
@@ -19,9 +19,9 @@ from copersona.calibration import (
     agreement_floor,
     calibrate,
 )
-from copersona.lending import borrow
-from copersona.profiles import OwnEvidence, ViewModel
-from copersona.residuals import View
+from copersona.method.lending import borrow
+from copersona.method.profiles import OwnEvidence, ViewModel
+from copersona.method.residuals import View
 
 Array = NDArray[Any]
 DIM = 4

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from copersona import CoPersona, Interaction
-from copersona.choosing import TEMPERATURE, answer_scores, sampled
+from copersona.answering.choosing import TEMPERATURE, answer_scores, sampled
 from copersona.errors import BackendError, ConfigError
-from copersona.facets import FacetConfig
-from copersona.fitted import MethodConfig, fit_state
-from copersona.generation import EchoGenerator, Messages
+from copersona.language.generation import EchoGenerator, Messages
+from copersona.method.facets import FacetConfig
+from copersona.method.fitted import MethodConfig, fit_state
+from copersona.method.residuals import ResidualConfig
 from copersona.records import Context, Query
-from copersona.residuals import ResidualConfig
 from copersona.testing import WorldSpec, planted_world
 from demo_people import DINNER, copied, fitted
 

@@ -14,8 +14,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from copersona import cli, errors, settings
-from copersona.store import Store
+from copersona import errors
+from copersona.commands import cli, settings
+from copersona.storage.store import Store
 
 Run = Callable[..., Any]
 DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
@@ -442,7 +443,7 @@ def test_terminal_orders_in_stored_text_are_not_obeyed(fitted: Run) -> None:
 
 
 def loaded_by_the_command_line() -> set[str]:
-    code = "import sys, copersona.cli; print(*sys.modules)"
+    code = "import sys, copersona.commands.cli; print(*sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from copersona.columns import (
+from copersona.errors import DataError
+from copersona.reading.columns import (
     ColumnMap,
     RowMapper,
     as_text,
@@ -14,7 +15,6 @@ from copersona.columns import (
     guess_columns,
     is_own_export,
 )
-from copersona.errors import DataError
 from copersona.records import Interaction
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from copersona.alignment import FacetPeers
-from copersona.calibration import Calibration, CompletionConfig, Curve
-from copersona.completion import FacetCompletion, complete_facet
-from copersona.graph import LayerStates, layer_states
-from copersona.lending import Borrowed, Offers, joined_peers
-from copersona.profiles import OwnEvidence, ViewModel
-from copersona.residuals import View
+from copersona.method.alignment import FacetPeers
+from copersona.method.calibration import Calibration, CompletionConfig, Curve
+from copersona.method.completion import FacetCompletion, complete_facet
+from copersona.method.graph import LayerStates, layer_states
+from copersona.method.lending import Borrowed, Offers, joined_peers
+from copersona.method.profiles import OwnEvidence, ViewModel
+from copersona.method.residuals import View
 
 Array = NDArray[Any]
 

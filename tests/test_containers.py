@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from copersona import containers
-from copersona.containers import (
+from copersona.errors import DataError
+from copersona.reading import containers
+from copersona.reading.containers import (
     Flaw,
     Record,
     csv_records,
@@ -17,7 +18,6 @@ from copersona.containers import (
     jsonl_records,
     parquet_records,
 )
-from copersona.errors import DataError
 
 
 def file_of(folder: Path, content: bytes | str) -> Path:

@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from copersona import migrations
-from copersona.database import Database
 from copersona.errors import MigrationError, StoreError
 from copersona.records import Interaction
-from copersona.schema import namespaces
-from copersona.store import Store, content_hash
+from copersona.storage import migrations
+from copersona.storage.database import Database
+from copersona.storage.schema import namespaces
+from copersona.storage.store import Store, content_hash
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import copersona
-from copersona import cli
-from copersona.datasets import DATASETS, load
+from copersona.commands import cli
 from copersona.errors import ConfigError, DataError
 from copersona.ingestion import PUBLIC
 from copersona.interactions import check
+from copersona.reading.datasets import DATASETS, load
 from copersona.records import Interaction
 
 Rows = list[dict[str, object]]

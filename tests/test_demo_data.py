@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from copersona.encoders import open_encoder
-from copersona.facets import FacetConfig, fit_facets
 from copersona.interactions import check, parse_time, with_ids
+from copersona.language.encoders import open_encoder
+from copersona.method.facets import FacetConfig, fit_facets
 from copersona.records import Interaction
 
 FOLDER = files("copersona.demo")

@@ -15,7 +15,7 @@ from copersona import errors, records
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
-MODULES = {path.stem for path in Path(copersona.__file__).parent.glob("*.py")}
+MODULES = {path.stem for path in Path(copersona.__file__).parent.rglob("*.py")}
 PARTS = {path.name for path in Path(copersona.__file__).parent.iterdir() if path.is_dir()}
 UNBUILT = "not built yet"
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copersona import models
-from copersona.encoders import (
+from copersona.errors import BackendError, ConfigError, MissingExtraError
+from copersona.language import models
+from copersona.language.encoders import (
     MINILM_LIMIT,
     Encoder,
     HashingEncoder,
@@ -27,7 +28,6 @@ from copersona.encoders import (
     encode_batched,
     open_encoder,
 )
-from copersona.errors import BackendError, ConfigError, MissingExtraError
 from fake_openai import FakeServer, Reply, json_reply, serving
 
 TEXTS = ["a red kite over the hill", "", "tea", " \n\t", "röd \ud800 drake", "?", "tea " * 20_000]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from copersona.endpoints import Endpoint
 from copersona.errors import BackendError, ConfigError
+from copersona.language.endpoints import Endpoint
 from fake_openai import FakeServer, Reply, events, json_reply, serving
 
 KEY = "sk-planted-key"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from copersona.records import Consent, Interaction
-from copersona.store import Store
+from copersona.storage.store import Store
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from copersona.evaluation.masked import COMPARATORS, MaskedScores, hash_fold, score_masked
-from copersona.facets import FacetConfig
-from copersona.fitted import MethodConfig
-from copersona.residuals import ResidualConfig
+from copersona.method.facets import FacetConfig
+from copersona.method.fitted import MethodConfig
+from copersona.method.residuals import ResidualConfig
 from copersona.testing import WorldSpec, planted_world
 
 WORLD = WorldSpec(n_users=240, n_facets=4, links=(0, 0, 1, 1), missing=0.2, per_facet=6, noise=0.5)

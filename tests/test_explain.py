@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from copersona.explain import trace_of
-from copersona.prompting import PromptConfig, render
+from copersona.answering.explain import trace_of
+from copersona.answering.prompting import PromptConfig, render
 from copersona.records import Evidence, FacetPersona, Peer, Persona, Query, Tendency
 from copersona.reports import Explanation
 

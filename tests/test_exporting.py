@@ -17,7 +17,7 @@ from copersona import Consent, CoPersona, Interaction
 from copersona.errors import DataError
 from copersona.exporting import export_namespace, open_export
 from copersona.interactions import check
-from copersona.readers import read
+from copersona.reading.readers import read
 from copersona.records import RowOutcome
 from demo_people import PEOPLE, ROWS, opened
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from copersona.errors import ShapeError
-from copersona.facets import FacetConfig, fit_facets, name_facets
+from copersona.method.facets import FacetConfig, fit_facets, name_facets
 from copersona.testing import WorldSpec, planted_world
 
 WORLD = planted_world(WorldSpec(n_users=60))

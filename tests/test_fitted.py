@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from copersona import artifacts
-from copersona.calibration import Curve, MaskedFacets
-from copersona.corpus import Corpus, restrict_users
 from copersona.errors import ArtifactError, DataError
-from copersona.facets import FacetConfig
-from copersona.fitted import (
+from copersona.method.calibration import Curve, MaskedFacets
+from copersona.method.corpus import Corpus, restrict_users
+from copersona.method.facets import FacetConfig
+from copersona.method.fitted import (
     FittedState,
     MethodConfig,
     UserView,
@@ -25,9 +25,9 @@ from copersona.fitted import (
     from_arrays,
     to_arrays,
 )
-from copersona.masking import mask_facets
-from copersona.profiles import LowSupportWarning
-from copersona.residuals import ResidualConfig
+from copersona.method.masking import mask_facets
+from copersona.method.profiles import LowSupportWarning
+from copersona.method.residuals import ResidualConfig
 from copersona.testing import World, WorldSpec, planted_world, reorder_users
 
 Array = NDArray[Any]

@@ -16,11 +16,11 @@ import pytest
 
 import copersona
 from copersona import Consent, CoPersona, Interaction, artifacts
-from copersona.byte_search import Matcher, find_bytes
-from copersona.forgetting import needles_of, scan
-from copersona.remains import graves_of, states_below
-from copersona.schema import content_hash
-from copersona.store import Store
+from copersona.erasing.byte_search import Matcher, find_bytes
+from copersona.erasing.forgetting import needles_of, scan
+from copersona.erasing.remains import graves_of, states_below
+from copersona.storage.schema import content_hash
+from copersona.storage.store import Store
 
 NEIGHBOURS = ("alma", "sal", "kim", "ola", "vito", "wen")
 MEALS = ("soup", "bread", "rice", "stew", "salad", "pie")
@@ -244,7 +244,7 @@ def test_an_instruction_left_behind_is_found_if_it_is_named(cp: CoPersona) -> No
 WRITER = """
 import sys
 from copersona import Interaction
-from copersona.store import Store
+from copersona.storage.store import Store
 with Store.open(sys.argv[1]) as store:
     store.add("default", [Interaction("ola", response="from elsewhere", id=sys.argv[2])])
     print(store.n_interactions("default"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from copersona import models
 from copersona.errors import BackendError, ConfigError, MissingExtraError
-from copersona.generation import (
+from copersona.language import models
+from copersona.language.generation import (
     EchoGenerator,
     LocalGenerator,
     OpenAIGenerator,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copersona.graph import (
+from copersona.method.graph import (
     GraphConfig,
     LayerStates,
     build_graph,
@@ -20,8 +20,8 @@ from copersona.graph import (
     mutual,
     search_layer,
 )
-from copersona.profiles import OwnEvidence, ViewModel
-from copersona.residuals import View
+from copersona.method.profiles import OwnEvidence, ViewModel
+from copersona.method.residuals import View
 
 Array = NDArray[Any]
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from copersona import knn
 from copersona.errors import ShapeError
-from copersona.facets import unit
-from copersona.knn import top_k
+from copersona.method import knn
+from copersona.method.facets import unit
+from copersona.method.knn import top_k
 
 Array = NDArray[Any]
 

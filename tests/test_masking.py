@@ -7,12 +7,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from copersona.calibration import MaskedFacets
-from copersona.corpus import Corpus, restrict_users
-from copersona.facets import FacetConfig
-from copersona.fitted import FittedState, MethodConfig, fit_state
-from copersona.masking import mask_facets
-from copersona.residuals import ResidualConfig
+from copersona.method.calibration import MaskedFacets
+from copersona.method.corpus import Corpus, restrict_users
+from copersona.method.facets import FacetConfig
+from copersona.method.fitted import FittedState, MethodConfig, fit_state
+from copersona.method.masking import mask_facets
+from copersona.method.residuals import ResidualConfig
 from copersona.testing import WorldSpec, planted_world
 
 SPEC = WorldSpec(n_users=120, n_facets=3, per_facet=5, missing=0.2)

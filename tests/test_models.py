@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from copersona import models
 from copersona.errors import ArtifactError, BackendError, ConfigError, MissingExtraError
-from copersona.models import Model
+from copersona.language import models
+from copersona.language.models import Model
 
 WEIGHTS = b"planted weights"
 

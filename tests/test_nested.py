@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from copersona.errors import DataError
-from copersona.nested import Setting, detect_shape, flatten
+from copersona.reading.nested import Setting, detect_shape, flatten
 
 ANN = Setting(user="ann", thread="chat#1")
 

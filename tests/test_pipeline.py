@@ -11,6 +11,7 @@ import pytest
 
 import copersona
 from copersona import CoPersona, CoPersonaConfig, Interaction, artifacts
+from copersona.answering.prompting import PromptConfig
 from copersona.errors import (
     ArtifactError,
     BackendError,
@@ -19,7 +20,6 @@ from copersona.errors import (
     NotFittedError,
     UnknownUserError,
 )
-from copersona.prompting import PromptConfig
 from demo_people import (
     DINNER,
     JOURNEY,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from copersona.profiles import (
+from copersona.method.profiles import (
     DEFAULT_KAPPA,
     LowSupportWarning,
     Observed,
@@ -20,7 +20,7 @@ from copersona.profiles import (
     decay_weights,
     fit_view_models,
 )
-from copersona.residuals import View
+from copersona.method.residuals import View
 
 Array = NDArray[Any]
 

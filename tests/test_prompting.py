@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copersona.errors import ConfigError, ShapeError
-from copersona.prompting import (
+from copersona.answering.prompting import (
     PromptConfig,
     aggregate_only,
     cut,
     render,
     request_text,
 )
-from copersona.quoting import sanitise
+from copersona.answering.quoting import sanitise
+from copersona.errors import ConfigError, ShapeError
 from copersona.records import Evidence, FacetPersona, Persona, Query, Tendency
 
 FENCE = "0123456789abcdef"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from copersona.columns import ColumnMap
 from copersona.errors import ConfigError, DataError
-from copersona.readers import FORMATS, inspect, read
+from copersona.reading.columns import ColumnMap
+from copersona.reading.readers import FORMATS, inspect, read
 from copersona.records import Interaction, RowOutcome
 
 TABLE = "user,product title,review,stars\nann,Red kettle,Boils fast,4\nben,Tea pot,Drips,1\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from copersona.residuals import ResidualConfig, fit_residuals
+from copersona.method.residuals import ResidualConfig, fit_residuals
 from copersona.testing import WorldSpec, planted_world
 
 WORLD = planted_world(WorldSpec(n_users=80, n_items=5, noise=0.3))

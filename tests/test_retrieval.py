@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copersona.errors import ShapeError
-from copersona.records import Interaction, Query
-from copersona.retrieval import (
+from copersona.answering.retrieval import (
     TERMS,
     Candidate,
     RetrievalConfig,
@@ -22,6 +20,8 @@ from copersona.retrieval import (
     relevance,
     score_terms,
 )
+from copersona.errors import ShapeError
+from copersona.records import Interaction, Query
 from copersona.style import tokenize
 
 DAY = 86_400.0

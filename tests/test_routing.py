@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from copersona.answering.routing import Routing, borrowing_worth, own_need
 from copersona.errors import ConfigError, ShapeError
-from copersona.routing import Routing, borrowing_worth, own_need
 
 unit_interval = st.floats(0, 1, allow_subnormal=False)
 

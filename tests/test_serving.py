@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from copersona import CoPersona, Interaction
-from copersona.generation import approximate_tokens
-from copersona.prompting import PromptConfig
+from copersona.answering.prompting import PromptConfig
+from copersona.answering.retrieval import RetrievalConfig
+from copersona.answering.serving import HINT, Answered, Desk
+from copersona.language.generation import approximate_tokens
 from copersona.records import Query
-from copersona.retrieval import RetrievalConfig
-from copersona.serving import HINT, Answered, Desk
 from demo_people import DINNER, JOURNEY, USERS, copied, fitted
 
 

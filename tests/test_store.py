@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from copersona import migrations, schema, trace_log
 from copersona.errors import (
     DataError,
     ShapeError,
@@ -20,7 +19,8 @@ from copersona.errors import (
     UnknownUserError,
 )
 from copersona.records import Consent, Interaction, RowOutcome
-from copersona.store import ForgetCounts, Store, content_hash
+from copersona.storage import migrations, schema, trace_log
+from copersona.storage.store import ForgetCounts, Store, content_hash
 
 NOTHING = Consent(remember=False, learn=False, lend="no", train=False)
 OFF = Consent(remember=False)

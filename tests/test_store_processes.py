@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from copersona.store import Store
+from copersona.storage.store import Store
 
 # Adds batches of ten rows and prints each batch's number once the store has acknowledged it.
 WRITER = """
 import sys
 from copersona.records import Interaction
-from copersona.store import Store
+from copersona.storage.store import Store
 
 path, name, first, batches = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with Store.open(path) as store:

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from copersona.residuals import View
+from copersona.answering.tendencies import MOST, describe
+from copersona.method.residuals import View
 from copersona.style import HABITS
-from copersona.tendencies import MOST, describe
 
 N = len(HABITS)
 VIEWS = (

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from copersona.corpus import build_corpus
-from copersona.records import Interaction
-from copersona.text_items import (
+from copersona.answering.text_items import (
     best,
     build_text_items,
     items_from_arrays,
     items_to_arrays,
 )
+from copersona.method.corpus import build_corpus
+from copersona.records import Interaction
 
 
 @pytest.fixture

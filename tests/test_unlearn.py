@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from copersona import CoPersona, Interaction, artifacts
+from copersona.erasing.unlearn import LEFT_IN, NOT_UNLEARNT, without_user
 from copersona.errors import DataError, NotFittedError, UnknownUserError
-from copersona.residuals import columns_of
-from copersona.unlearn import LEFT_IN, NOT_UNLEARNT, without_user
+from copersona.method.residuals import columns_of
 from demo_people import (
     DINNER,
     OWNER,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from copersona.encoders import open_encoder
+from copersona.answering.vectors import VectorCache
 from copersona.errors import BackendError
+from copersona.language.encoders import open_encoder
 from copersona.records import Interaction
-from copersona.store import Store, content_hash
-from copersona.vectors import VectorCache
+from copersona.storage.store import Store, content_hash
 
 TEXTS = ["a red kite", "the blue whale", "", "a red kite", "wholly other words"]
 

@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 import copersona
-from copersona import CoPersona, CoPersonaConfig, Interaction, cli
+from copersona import CoPersona, CoPersonaConfig, Interaction
+from copersona.answering.retrieval import RetrievalConfig
+from copersona.answering.votes import Ballot, Value, VoteConfig, count_votes, expected, lent, median
+from copersona.commands import cli
 from copersona.interactions import parse_time
 from copersona.records import Vote, VoteShare
-from copersona.retrieval import RetrievalConfig
-from copersona.votes import Ballot, Value, VoteConfig, count_votes, expected, lent, median
 from demo_people import DINNER, ROWS, TRUTH, USERS, copied, opened
 
 MEMBERS = {user: groups.get("cooking") for user, groups in TRUTH["members"].items()}

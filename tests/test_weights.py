@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from copersona.answering.retrieval import TERMS, Candidate, RetrievalConfig
 from copersona.evaluation.weights import (
     LARGEST,
     Case,
@@ -19,11 +20,10 @@ from copersona.evaluation.weights import (
     moments,
     shown_likeness,
 )
-from copersona.facets import FacetConfig
-from copersona.fitted import MethodConfig, fit_state
+from copersona.method.facets import FacetConfig
+from copersona.method.fitted import MethodConfig, fit_state
+from copersona.method.residuals import ResidualConfig
 from copersona.records import Interaction, Query
-from copersona.residuals import ResidualConfig
-from copersona.retrieval import TERMS, Candidate, RetrievalConfig
 from copersona.testing import WorldSpec, planted_world
 
 CONFIG = MethodConfig(facets=FacetConfig(n_facets=3), residuals=ResidualConfig(dim=12))

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copersona import Interaction
-from copersona.errors import ShapeError
-from copersona.words import (
+from copersona.answering.words import (
     CHANCE,
     MIN_RATIO,
     MIN_Z,
@@ -23,6 +22,7 @@ from copersona.words import (
     peer_words,
     wording,
 )
+from copersona.errors import ShapeError
 
 FILLERS = [
     a + b for a in ("ra", "lo", "mi", "ke", "su", "to") for b in ("nel", "dos", "vik", "pam")

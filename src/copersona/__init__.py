@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Profile,
         Query,
     )
-    from copersona.store import Store
+    from copersona.storage.store import Store
 
     open = CoPersona.open
 
@@ -49,7 +49,7 @@ _HOMES = {
     "CoPersona": "pipeline",
     "CoPersonaConfig": "pipeline",
     "CoPersonaError": "errors",
-    "Store": "store",
+    "Store": "storage.store",
 }
 """The module of each public name; `records` where none is given."""
 

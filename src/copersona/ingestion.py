@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from copersona.answering.vectors import VectorCache
 from copersona.consent import MIN_DONORS, crossable_words, shared_words
-from copersona.corpus import Corpus, build_corpus
 from copersona.errors import DataError
 from copersona.interactions import check, with_ids
+from copersona.method.corpus import Corpus, build_corpus
 from copersona.records import Consent, Interaction, RowOutcome
-from copersona.store import Store
-from copersona.vectors import VectorCache
+from copersona.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
 

@@ -23,18 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from copersona import datasets, readers
-from copersona.backends import Backends
-from copersona.ballots import vote
-from copersona.choosing import rank_answers, sampled
-from copersona.columns import ColumnMap
+from copersona.answering.ballots import vote
+from copersona.answering.choosing import rank_answers, sampled
+from copersona.answering.explain import nameless, trace_of
+from copersona.answering.prompting import PromptConfig
+from copersona.answering.retrieval import RetrievalConfig
+from copersona.answering.serving import Answered, Desk
+from copersona.answering.text_items import build_text_items
+from copersona.answering.vectors import VectorCache
+from copersona.answering.votes import VoteConfig
+from copersona.answering.words import count_words, wording
 from copersona.consent import Policy
+from copersona.erasing.forgetting import counted, scan
+from copersona.erasing.unlearn import NOT_UNLEARNT, without_user
 from copersona.errors import ArtifactError, ConfigError, DataError, NotFittedError
-from copersona.explain import nameless, trace_of
 from copersona.exporting import export_namespace
-from copersona.fitted import FittedState, MethodConfig, fit_state
-from copersona.forgetting import counted, scan
-from copersona.generation import Generator
 from copersona.ingestion import (
     PUBLIC,
     Authors,
@@ -44,19 +47,16 @@ from copersona.ingestion import (
     ingest_rows,
     nameable,
 )
+from copersona.language.backends import Backends
+from copersona.language.generation import Generator
+from copersona.method.fitted import FittedState, MethodConfig, fit_state
 from copersona.policies import Policies
-from copersona.prompting import PromptConfig
 from copersona.published import Published, States
+from copersona.reading import datasets, readers
+from copersona.reading.columns import ColumnMap
 from copersona.records import Consent, Context, Interaction, Persona, Query, RowOutcome, Vote
 from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
-from copersona.retrieval import RetrievalConfig
-from copersona.serving import Answered, Desk
-from copersona.store import Store
-from copersona.text_items import build_text_items
-from copersona.unlearn import NOT_UNLEARNT, without_user
-from copersona.vectors import VectorCache
-from copersona.votes import VoteConfig
-from copersona.words import count_words, wording
+from copersona.storage.store import Store
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from copersona.consent import Policy
 from copersona.published import States
-from copersona.store import Store
+from copersona.storage.store import Store
 
 
 class Policies:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copersona import artifacts
+from copersona.answering.text_items import TextItems, items_from_arrays, items_to_arrays
+from copersona.answering.words import WordCounts, counts_from_arrays, counts_to_arrays
 from copersona.errors import ArtifactError
-from copersona.fitted import FittedState, from_arrays, to_arrays
-from copersona.text_items import TextItems, items_from_arrays, items_to_arrays
-from copersona.words import WordCounts, counts_from_arrays, counts_to_arrays
+from copersona.method.fitted import FittedState, from_arrays, to_arrays
 
 Array = NDArray[np.generic]
 

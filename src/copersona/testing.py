@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copersona.corpus import Corpus, fold_of, id_hash
+from copersona.method.corpus import Corpus, fold_of, id_hash
 from copersona.style import HABITS
 
 Array = NDArray[Any]

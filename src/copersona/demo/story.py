@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from copersona.backends import LOCAL_MODEL
 from copersona.errors import MissingExtraError
-from copersona.fitted import FittedState
-from copersona.generation import Generator, LocalGenerator, open_generator
+from copersona.language.backends import LOCAL_MODEL
+from copersona.language.generation import Generator, LocalGenerator, open_generator
+from copersona.method.fitted import FittedState
 from copersona.pipeline import CoPersona
 from copersona.records import Context, ContextPart, Evidence, Interaction, Persona
 from copersona.reports import FitReport

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from copersona.calibration import MaskedFacets
-from copersona.corpus import Corpus, restrict_users
-from copersona.facets import unit
-from copersona.fitted import FittedState, MethodConfig, fit_state
-from copersona.masking import CAPS, mask_facets
-from copersona.profiles import Observed, OwnEvidence
+from copersona.method.calibration import MaskedFacets
+from copersona.method.corpus import Corpus, restrict_users
+from copersona.method.facets import unit
+from copersona.method.fitted import FittedState, MethodConfig, fit_state
+from copersona.method.masking import CAPS, mask_facets
+from copersona.method.profiles import Observed, OwnEvidence
 
 Array = NDArray[Any]
 

@@ -22,13 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from copersona.corpus import Corpus
+from copersona.answering.retrieval import (
+    TERMS,
+    Candidate,
+    RetrievalConfig,
+    admissible,
+    rank,
+    score_terms,
+)
+from copersona.answering.text_items import TextItems, best, build_text_items
 from copersona.evaluation.masked import hash_fold
-from copersona.facets import centred_unit, unit
-from copersona.fitted import FittedState, UserView
+from copersona.method.corpus import Corpus
+from copersona.method.facets import centred_unit, unit
+from copersona.method.fitted import FittedState, UserView
 from copersona.records import Interaction, Origin, Query
-from copersona.retrieval import TERMS, Candidate, RetrievalConfig, admissible, rank, score_terms
-from copersona.text_items import TextItems, best, build_text_items
 
 Array = NDArray[Any]
 

@@ -1,0 +1,1 @@
+"""The command line: verbs, options, settings and what the terminal shows."""

@@ -1,0 +1,48 @@
+"""One run of the command line: the settings in force and the pipeline they open.
+
+Imports what takes long to load only when something is opened. Knows settings and the pipeline;
+knows no command, and prints nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from copersona.commands.settings import Settings
+from copersona.errors import ConfigError
+
+if TYPE_CHECKING:
+    from copersona.pipeline import CoPersona
+
+
+@dataclass(slots=True)
+class Session:
+    """What the options before the verb say."""
+
+    settings: Settings = field(default_factory=Settings)
+    is_debugging: bool = False
+
+    def open(self, *, create: bool = False) -> CoPersona:
+        """The pipeline on the store that is meant; only with `create` is a new one made.
+
+        Raises:
+            ConfigError: there is no such store, and none is to be made.
+        """
+        from copersona.pipeline import CoPersona  # noqa: PLC0415  `--help` must be quick
+
+        settings = self.settings
+        file = settings.store_file
+        if file is not None and not create and not file.exists():
+            raise ConfigError(
+                f"there is no store at {file}; `copersona ingest` makes one, --store names another"
+            )
+        return CoPersona.open(
+            file or settings.store,
+            namespace=settings.namespace,
+            encoder=settings.encoder,
+            generator=settings.llm,
+            state_dir=settings.state,
+            api_key=settings.api_key,
+            encoder_api_key=settings.encoder_api_key,
+        )

@@ -1,0 +1,59 @@
+"""Traces: what was done for one request, kept for `explain`, and never longer than the words in it.
+
+A trace belongs to a user and may quote others; it goes when any of them goes. Only the newest of a
+namespace are kept. This module does not know what is in a trace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from copersona.errors import UnknownUserError
+from copersona.storage.database import Scope
+from copersona.storage.schema import dump_json, trace_quotes, traces, users
+
+MAX_TRACES = 10_000
+
+
+def write(
+    scope: Scope,
+    user_id: int,
+    quoted_ids: Iterable[int],
+    trace_id: str,
+    payload: Mapping[str, Any],
+) -> None:
+    """Keep a trace, and let go of the oldest one beyond the cap."""
+    row = {"namespace_id": scope.id, "user_id": user_id, "trace_id": trace_id}
+    insert = sa.insert(traces).values(**row, payload=dump_json(payload))
+    seq = scope.connection.scalar(insert.returning(traces.c.seq))
+    quotes = [{"trace_seq": seq, "user_id": quoted_id} for quoted_id in quoted_ids]
+    if quotes:
+        scope.connection.execute(sa.insert(trace_quotes), quotes)
+    _drop_oldest(scope)
+
+
+def read(scope: Scope, trace_id: str) -> tuple[str, dict[str, Any]]:
+    """The user it belongs to, and what was kept.
+
+    Raises:
+        UnknownUserError: no such trace in this namespace.
+    """
+    query = sa.select(users.c.name, traces.c.payload).join_from(traces, users)
+    query = query.where(traces.c.namespace_id == scope.id, traces.c.trace_id == trace_id)
+    row = scope.connection.execute(query).one_or_none()
+    if row is None:
+        raise UnknownUserError("no such trace")
+    return row.name, json.loads(row.payload)
+
+
+def _drop_oldest(scope: Scope) -> None:
+    of_namespace = traces.c.namespace_id == scope.id
+    query = sa.select(traces.c.seq).where(of_namespace).order_by(traces.c.seq.desc())
+    newest_surplus = scope.connection.scalar(query.offset(MAX_TRACES).limit(1))
+    if newest_surplus is not None:
+        surplus = sa.delete(traces).where(of_namespace, traces.c.seq <= newest_surplus)
+        scope.connection.execute(surplus)
