@@ -44,6 +44,8 @@ POPULATION = 20
 """Most items of any one peer in a facet, of all peers, and of the population, that are read."""
 HINT = 0.2
 """Confidence from the user's other facets above which they are taken as a hint for an empty one."""
+TAUGHT = 0.05
+"""Gain in confidence from which on the words of peers are said."""
 _SPARE = 3
 
 
@@ -205,8 +207,13 @@ class Desk:
         return (told_words(found, contributors=0),) if found else ()
 
     def _peers_words(self, user: str, f: int, done: FacetCompletion) -> tuple[Tendency, ...]:
-        """Words of the peers who lend now; each was used by at least `min_donors` of them."""
-        if done.abstained:
+        """Words of the peers who lend now; each was used by at least `min_donors` of them.
+
+        They are not calibrated as estimates are: they are said only where peers taught something.
+        """
+        models = self.state.models
+        gain = confidence_of(done.confidence, models) - confidence_of(done.own_confidence, models)
+        if done.abstained or gain < TAUGHT:
             return ()
         names = [self.state.lenders[row] for row in done.peers.rows.tolist()]
         lends = np.array([name != user and self.policy.lends(name) for name in names], bool)
