@@ -205,3 +205,35 @@ def test_degenerate_populations_fit_and_answer(kind: str) -> None:
         view = persona(fit(corpus, n_facets), corpus, 0)
         assert np.isfinite(completed(view)).all()
         assert all(np.isfinite(facet.confidence).all() for facet in view.facets.values())
+
+
+def test_a_minority_gains_and_is_not_pulled_to_the_majority() -> None:
+    spec = WorldSpec(n_users=900, n_facets=3, n_groups=2, links=(0, 0, 0), per_facet=6, noise=0.6)
+    everyone = planted_world(spec)
+    group = everyone.groups[:, 0]
+    kept = (group == 0) | (np.cumsum(group == 1) <= 60)  # one in nine is of the minority
+    corpus, group = restrict_users(everyone.corpus, kept), group[kept]
+    is_new = np.arange(len(group)) % 3 == 0
+    state = fit(restrict_users(corpus, ~is_new), 3)
+    masked = hide(state, restrict_users(corpus, is_new))
+    text = state.models[0].view.slice
+    is_minor = group[is_new][masked.users] == 1
+    assert is_minor.sum() >= 20
+    guess = masked.completed(state.calibration, state.models)
+    for rows in (is_minor, ~is_minor):
+        alone, with_peers = (
+            ((masked.truth[rows, text] - g[rows, text]) ** 2).sum() for g in (masked.own, guess)
+        )
+        assert with_peers < alone
+    towards = masked.truth[is_minor, text].mean(axis=0)
+    assert (guess[is_minor, text].mean(axis=0) * towards).sum() > 0.5 * (towards**2).sum()
+
+
+def test_one_interaction_is_enough_for_a_newcomers_persona() -> None:
+    newcomers = part(MISLEADING, N_TRAIN, 320)
+    for row in (0, 3, 9):
+        first = np.flatnonzero(newcomers.users == row)[:1]
+        view = persona(trained(), newcomers.take(first), row)
+        assert view.support.sum() == 1
+        assert np.isfinite(completed(view)).all()
+        assert max(float(f.confidence.max()) for f in view.facets.values()) > 0
