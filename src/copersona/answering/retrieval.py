@@ -300,7 +300,7 @@ def bm25(
         df = (tf > 0).sum(axis=0)
     else:
         df = np.array([document_frequency.get(word, 0) for word in words], dtype=float)
-    n = max(len(tf) if n_documents is None else n_documents, df.max(initial=0))
+    n = max(len(tf) if n_documents is None else n_documents, int(df.max(initial=0)))
     idf = np.log1p((n - df + 0.5) / (df + 0.5))
     lengths = np.array([len(tokens) for tokens in documents_tokens], dtype=float)
     norm = _K1 * (1 - _B + _B * lengths / max(lengths.mean() if len(lengths) else 0.0, 1e-9))

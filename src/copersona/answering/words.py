@@ -94,8 +94,8 @@ class WordCounts:
             )
         facet_of = np.repeat(np.arange(n_rows) % self.n_facets, np.diff(self.counts.indptr))
         place = facet_of * n_words + self.counts.indices
-        totals = np.bincount(place, self.counts.data, minlength=self.n_facets * n_words)
-        totals = totals.reshape(self.n_facets, n_words).astype(np.float64)  # also when empty
+        flat = np.bincount(place, self.counts.data, minlength=self.n_facets * n_words)
+        totals = flat.reshape(self.n_facets, n_words).astype(np.float64)  # also when empty
         sizes, used = self._of_facets(self.sizes), totals.sum(axis=0)
         derived = {
             "column_of": {word: column for column, word in enumerate(self.words)},
