@@ -135,7 +135,8 @@ def test_another_store_in_the_same_folder_is_not_looked_at(cp: CoPersona, tmp_pa
 def test_a_row_left_in_the_database_is_found_whatever_the_id(cp: CoPersona) -> None:
     history = joined(cp, "al")
     cp.forget("al")
-    (alma,) = raw(cp).execute("SELECT id FROM users WHERE name = 'alma'").fetchone()
+    with closing(raw(cp)) as connection:
+        (alma,) = connection.execute("SELECT id FROM users WHERE name = 'alma'").fetchone()
     payload = json.dumps({"user": "al", "text": "soup"}, separators=(",", ":"))
     with closing(raw(cp)) as connection:
         place = connection.execute("SELECT id FROM namespaces").fetchone()

@@ -287,11 +287,11 @@ def test_a_state_published_elsewhere_is_picked_up(cp: CoPersona, tmp_path: Path)
 def test_a_damaged_state_is_refused_and_the_one_before_serves(
     cp: CoPersona, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with opened(tmp_path / "copy") as reader:
+    with opened(tmp_path / "copy") as reader, opened(tmp_path / "copy") as newcomer:
         before = reader.persona("kofi")
         bad = cp.fit().state
         damage(cp, bad)
-        for other in (reader, opened(tmp_path / "copy")):
+        for other in (reader, newcomer):
             caplog.clear()
             assert [other.persona("kofi") for _ in range(3)] == [before] * 3
             (told,) = caplog.messages
