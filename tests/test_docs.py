@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
