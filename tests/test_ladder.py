@@ -94,7 +94,7 @@ def asked(
 ) -> Request:
     text = " ".join([*TOPICS[topic][:6], "and what now"])
     return Request(
-        "0123456789ab", user, text, "Answer as they would.", NOW, None, tuple(rows),
+        "000000000000", user, text, "Answer as they would.", NOW, None, tuple(rows),
         **options,
     )  # fmt: skip
 
@@ -151,7 +151,7 @@ def test_the_top_rung_answers_as_the_library_does(
     library: Any, monkeypatch: pytest.MonkeyPatch, user: str, topic: str
 ) -> None:
     """Of a lender all others are listed as neighbours, so that a new search finds no one else."""
-    fence = SimpleNamespace(token_hex=lambda n: "0123456789ab")
+    fence = SimpleNamespace(choice=lambda letters: "a")
     monkeypatch.setattr(quoting, "secrets", fence)  # one that is not drawn, so that texts are equal
     rows = HISTORY if user == "zoe" else library.store.history("default", user)
     request = asked(topic, rows, user=user)

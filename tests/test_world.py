@@ -227,7 +227,7 @@ def test_candidates_stay_in_their_order_and_the_same_item_out() -> None:
 WORDS = st.lists(st.sampled_from(["tea", "rain", "quay", "ferry", "late", "again"]), max_size=90)
 
 
-@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=12), st.integers(70, 400))
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=12), st.integers(80, 400))
 @settings(max_examples=60, deadline=None)
 def test_a_context_never_exceeds_the_budget(
     texts: list[tuple[list[str], list[str]]], budget: int

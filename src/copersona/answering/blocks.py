@@ -16,14 +16,22 @@ from copersona.records import ContextPart, Evidence
 CountTokens = Callable[[str], int]
 
 
+MESSAGE_TOKENS = 5
+"""What a chat template adds to each message, at most: its marks, its role and a line break."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One line of a block. `least` characters of it must survive a cut for it to be of use."""
+    """One line of a block, or one exchange: `asked`, and as `text` what was answered.
+
+    `least` characters of the text must survive a cut for it to be of use.
+    """
 
     text: str
     least: int
     sources: tuple[str, ...] = ()
     evidence: Evidence | None = None
+    asked: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,23 @@ class Block:
     is_best_last: bool = False
     tokens: int = 0
 
-    def text(self) -> str:
-        """Heading and entries, as they stand in the context."""
-        entries = reversed(self.entries) if self.is_best_last else self.entries
-        return "\n".join([self.heading, *(entry.text for entry in entries)])
+    def lines(self) -> str:
+        """Heading and lines, as they stand in the context; empty where there is no line."""
+        lines = [entry.text for entry in self.entries if not entry.asked]
+        if not lines:
+            return ""
+        return "\n".join([self.heading, *(reversed(lines) if self.is_best_last else lines)])
+
+    def exchanges(self) -> list[Entry]:
+        """Its exchanges, the most important first."""
+        return [entry for entry in self.entries if entry.asked]
 
     def part(self) -> ContextPart:
-        """The block as a record of the context."""
+        """The block as a record of the context: its exchanges, the best last, then its lines."""
+        said = [f"{one.asked}\n→ {one.text}" for one in reversed(self.exchanges())]
+        text = "\n\n".join(filter(None, [*said, self.lines()]))
         sources = tuple(dict.fromkeys(s for entry in self.entries for s in entry.sources))
-        return ContextPart(self.kind, self.text(), self.tokens, sources, self.reason)
+        return ContextPart(self.kind, text, self.tokens, sources, self.reason)
 
 
 _CUT_POINT = re.compile(r"\S{1,32}")
@@ -78,6 +94,8 @@ def fill_all(
     count: CountTokens,
 ) -> list[Block]:
     """Instructions, tendencies in what is kept for them, examples; the rest goes to tendencies.
+
+    An exchange counts what a chat template adds to its two messages as well.
 
     Args:
         evidence: of all examples, best first.
@@ -113,8 +131,7 @@ def _fill_in_order(
     taken: list[tuple[Entry, int]] = []
     left = limit
     for entry, number in pairs:
-        is_new = all(number != other for _, other in taken)
-        room = left - is_new * _size(replace(blocks[number], entries=()), count)
+        room = left - _before(entry, blocks[number], [e for e, of in taken if of == number], count)
         text = cut(entry.text, room - 1, count) if room > 1 else ""
         if text and len(text) >= entry.least:
             taken.append((entry if text == entry.text else replace(entry, text=text), number))
@@ -125,6 +142,13 @@ def _fill_in_order(
         taken.pop()
         filled = _grouped(blocks, taken, count)
     return filled
+
+
+def _before(entry: Entry, block: Block, taken: Sequence[Entry], count: CountTokens) -> int:
+    """Tokens that come with an entry: the request of an exchange, the heading of a first line."""
+    if entry.asked:
+        return _size_of_exchange(replace(entry, text=""), count)
+    return 0 if any(not one.asked for one in taken) else count(block.heading + "\n\n")
 
 
 def _grouped(
@@ -142,7 +166,7 @@ def _fill(block: Block, limit: int, count: CountTokens) -> Block:
     if not block.entries:
         return block
     kept: list[Entry] = []
-    left = limit - _size(replace(block, entries=()), count)
+    left = limit - count(block.heading + "\n\n")
     for entry in block.entries:
         if left < 2:
             break
@@ -158,4 +182,10 @@ def _fill(block: Block, limit: int, count: CountTokens) -> Block:
 
 
 def _size(block: Block, count: CountTokens) -> int:
-    return count(block.text() + "\n\n")
+    exchanges = sum(_size_of_exchange(entry, count) for entry in block.exchanges())
+    lines = block.lines()
+    return exchanges + (count(lines + "\n\n") if lines else 0)
+
+
+def _size_of_exchange(entry: Entry, count: CountTokens) -> int:
+    return count(entry.asked + "\n") + count(entry.text + "\n") + 2 * MESSAGE_TOKENS

@@ -375,8 +375,11 @@ def everybody(world: World) -> Prediction:
 
 
 def fence_of(request: Request) -> str:
-    """The mark around quotes: the same for all systems, so that contexts can be compared."""
-    return request.id[:12]
+    """The mark around quotes: the same for all systems, so that contexts can be compared.
+
+    Of letters, as one that is drawn, since digits take a model more tokens.
+    """
+    return "".join(chr(ord("a") + int(digit, 16)) for digit in request.id[:8])
 
 
 def _nothing_quotable(items: TextItems) -> TextItems:
