@@ -426,6 +426,8 @@ def test_first_lines_of_help_are_shown_whole() -> None:
 def test_the_version_is_shown_without_a_command() -> None:
     result = CliRunner().invoke(cli.app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"copersona {version('copersona')}\n")
+    by_module = [sys.executable, "-m", "copersona", "--version"]
+    assert subprocess.check_output(by_module, text=True) == result.stdout
 
 
 def test_every_argument_and_option_has_a_help_text() -> None:

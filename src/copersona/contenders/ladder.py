@@ -351,6 +351,8 @@ _rung("ablation.no_tendencies", "examples alone, own, peers' and anyone's",
       says_own=False, says_borrowed=False)  # fmt: skip
 _rung("ablation.tendencies_first", "30 % of the room is kept for tendencies, however small it is",
       prompt={"examples_first": 0})  # fmt: skip
+_rung("ablation.quoted", "examples quoted in one block in the place of exchanges",
+      prompt={"exchanges": "none"})  # fmt: skip
 _rung("ablation.no_shrinkage", "own means at face value", prepare=_unshrunk)
 _rung("ablation.never_abstains", "every offer is taken, whatever masked facets say of it",
       prepare=_peers_at_all_costs)  # fmt: skip

@@ -66,7 +66,8 @@ PLANS = {
     "small": Plan(
         tasks=_SMALL,
         systems=("baseline.*", "ladder.*", "control.*", "ablation.*"),
-        judged=("ladder.0", "ladder.2", *_MAIN, "own_bm25", "cfrag_style", "control.global_facet"),
+        judged=("ladder.*", *_MAIN, "own_bm25", "cfrag_style", "control.global_facet",
+                "ablation.quoted"),
         judged_shifted=("ladder.1", "ladder.2p", "ladder.3", "ladder.6", "population"),
         n_swept=150, n_judged=150, n_written=25,
         masked=("acl.title", "critics.review", "blogs.continuation", "amazon.title"),
