@@ -69,7 +69,7 @@ PLANS = {
         judged=("ladder.*", *_MAIN, "own_bm25", "cfrag_style", "control.global_facet",
                 "ablation.quoted"),
         judged_shifted=("ladder.1", "ladder.2p", "ladder.3", "ladder.6", "population"),
-        n_swept=150, n_judged=150, n_written=25,
+        caps=(0, 2, 8), n_swept=100, n_judged=150, n_written=25,
         masked=("acl.title", "critics.review", "blogs.continuation", "amazon.title"),
     ),
     "full": Plan(
