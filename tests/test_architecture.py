@@ -26,7 +26,7 @@ MEDIAN_FUNCTION_LINES = 12
 BLANKET = {"commands/cli.py": {"main"}}
 """Where any exception may be swallowed: the command line's last handler."""
 TORCH = {"language/encoders.py", "language/generation.py", "language/models.py"}
-"""Modules that may load torch; they do so by name, which import-linter cannot see."""
+"""Modules outside `reasoning` that may load torch; by name, which import-linter cannot see."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -141,5 +141,6 @@ def names_torch(tree: ast.Module) -> bool:
     return False
 
 
-def test_torch_is_loaded_by_three_modules_only() -> None:
-    assert {name for name, tree in TREES.items() if names_torch(tree)} <= TORCH
+def test_torch_is_loaded_by_three_modules_and_graph_reasoning_only() -> None:
+    found = {name for name, tree in TREES.items() if names_torch(tree)}
+    assert {name for name in found if not name.startswith("reasoning/")} <= TORCH

@@ -19,6 +19,7 @@ from copersona.method.calibration import (
     agreement_floor,
     calibrate,
 )
+from copersona.method.graph import layer_states
 from copersona.method.lending import borrow
 from copersona.method.profiles import OwnEvidence, ViewModel
 from copersona.method.residuals import View
@@ -39,10 +40,11 @@ def planted(
     truth = own + slope * specific + share * (unknown > 0.5) * shared
     truth += rng.normal(0, np.sqrt(0.05), truth.shape)  # 0.2 over 4 interactions
     key = unknown * believable
+    evidence = OwnEvidence(np.ones((n, 2, 1)), np.zeros((n, 2, DIM)))
     return MaskedFacets(
         np.arange(n), rng.integers(0, 2, n), truth, np.full((n, 1), 4.0), own, shared, specific,
         key, rng.uniform(0.2, 1, (n, 1)) * believable,
-        OwnEvidence(np.ones((n, 2, 1)), np.zeros((n, 2, DIM))),
+        evidence, layer_states(evidence, [MODEL]), [np.zeros(0, int)] * n,
     )  # fmt: skip
 
 

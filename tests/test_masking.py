@@ -11,7 +11,7 @@ from copersona.method.calibration import MaskedFacets
 from copersona.method.corpus import Corpus, restrict_users
 from copersona.method.facets import FacetConfig
 from copersona.method.fitted import FittedState, MethodConfig, fit_state
-from copersona.method.masking import mask_facets
+from copersona.method.masking import Hiding, mask_facets
 from copersona.method.residuals import ResidualConfig
 from copersona.testing import WorldSpec, planted_world
 
@@ -34,7 +34,8 @@ def hide(*caps: int | None, n_facets: int = 3, are_lenders: bool = True,
     it = state(n_facets)
     return mask_facets(
         it.observe(corpus()), it.models, it.lending, it.calibration.agreement_floor,
-        it.config.completion, are_lenders=are_lenders, caps=caps, min_support=min_support,
+        it.config.completion, are_lenders=are_lenders,
+        hiding=Hiding(caps=caps, min_support=min_support),
     )  # fmt: skip
 
 
@@ -48,6 +49,34 @@ def test_the_hidden_facet_is_in_no_sum_and_truth_is_what_was_hidden() -> None:
         masked.truth, whole.means[masked.users, masked.facets] - center[masked.facets], atol=1e-5
     )
     np.testing.assert_array_equal(masked.support, whole.support[masked.users, masked.facets])
+
+
+def test_some_of_the_facet_may_stay_and_is_no_part_of_the_truth() -> None:
+    it, whole = state(), state().evidence
+    masked = mask_facets(
+        it.observe(corpus()), it.models, it.lending, it.calibration.agreement_floor,
+        it.config.completion, are_lenders=True, hiding=Hiding(caps=(None,), kept=(1, 2)),
+    )  # fmt: skip
+    stayed = masked.evidence.support[np.arange(len(masked)), masked.facets]
+    assert set(np.unique(stayed)) == {0, 1, 2}
+    assert 0.3 < (stayed == 0).all(axis=1).mean() < 0.7
+    total = whole.support[masked.users, masked.facets]
+    np.testing.assert_allclose(stayed + masked.support, total)
+    own, hidden = masked.evidence.means[np.arange(len(masked)), masked.facets], masked.truth
+    center = np.concatenate([m.center for m in it.models], axis=1)[masked.facets]
+    both = stayed[:, :1] * own[:, :8] + masked.support[:, :1] * (hidden + center)[:, :8]
+    np.testing.assert_allclose(
+        both / total[:, :1], whole.means[masked.users, masked.facets, :8], atol=1e-4
+    )
+
+
+def test_only_those_named_have_facets_hidden() -> None:
+    it, chosen = state(), np.arange(SPEC.n_users) % 3 == 0
+    masked = mask_facets(
+        it.observe(corpus()), it.models, it.lending, it.calibration.agreement_floor,
+        it.config.completion, are_lenders=True, hiding=Hiding(among=chosen),
+    )  # fmt: skip
+    assert set(masked.users) == set(np.flatnonzero(chosen)) & set(hide(None).users)
 
 
 @pytest.mark.parametrize("cap", [1, 3])
@@ -70,7 +99,8 @@ def test_what_is_hidden_cannot_change_what_is_said_of_it() -> None:
     noisy[secret] += 100
     changed = mask_facets(
         type(observed)(**{**observed.__dict__, "residuals": noisy}), it.models, it.lending,
-        it.calibration.agreement_floor, it.config.completion, are_lenders=False, caps=(None,),
+        it.calibration.agreement_floor, it.config.completion, are_lenders=False,
+        hiding=Hiding(caps=(None,)),
     )  # fmt: skip
     for name in ("own", "shared", "specific", "unknown", "alignment"):
         np.testing.assert_array_equal(getattr(changed, name)[case], getattr(before, name)[case])

@@ -18,7 +18,7 @@ from copersona.method.calibration import MaskedFacets
 from copersona.method.corpus import Corpus, restrict_users
 from copersona.method.facets import unit
 from copersona.method.fitted import FittedState, MethodConfig, fit_state
-from copersona.method.masking import CAPS, mask_facets
+from copersona.method.masking import CAPS, Hiding, mask_facets
 from copersona.method.profiles import Observed, OwnEvidence
 
 Array = NDArray[Any]
@@ -33,6 +33,10 @@ COMPARATORS = (
     "self + random peers",
     "completion",
 )
+REASONED = "graph reasoning"
+"""Name of the comparator that a caller may add."""
+Reasons = Callable[[FittedState, Corpus, MaskedFacets], Array]
+"""From the state of a fold, those it was fitted on and the hidden facets of others: predictions."""
 _K = 50
 _RIDGES = (10.0, 100.0, 1000.0, 10000.0)
 
@@ -61,6 +65,16 @@ class MaskedScores:
         return 1 - float(((truth - self.predictions[name][at]) ** 2).sum()) / total if total else (
             float("nan"))  # fmt: skip
 
+    def cosine(self, name: str) -> float:
+        """Mean cosine of prediction and truth, over cases that have both; NaN without any."""
+        predicted = self.predictions[name]
+        length = np.linalg.norm(predicted, axis=1) * np.linalg.norm(self.truth, axis=1)
+        there = length > 0
+        if not there.any():
+            return float("nan")
+        products = (predicted * self.truth).sum(axis=1)[there]
+        return float((products / length[there]).mean())
+
     def over_ceiling(self, name: str) -> float:
         """R² as a share of what could be explained at all."""
         energy = (self.truth**2).sum(axis=1)
@@ -80,12 +94,14 @@ def score_masked(
     config: MethodConfig,
     n_folds: int = 5,
     caps: Sequence[int | None] = CAPS,
+    reasons: Reasons | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[MaskedScores]:
     """Masked-facet predictions of all comparators, pooled over folds, one result per view.
 
     Args:
         caps: interactions left outside the hidden facet, drawn for every case; None leaves all.
+        reasons: one more comparator, `REASONED`.
     """
     parts: list[list[MaskedScores]] = []
     fold = np.array([hash_fold(user, n_folds) for user in corpus.user_ids])
@@ -93,7 +109,7 @@ def score_masked(
         train = restrict_users(corpus, fold != number)
         test = restrict_users(corpus, fold == number)
         state = fit_state(train, encoder=encoder, cut=float("inf"), config=config)
-        parts.append(_score_fold(state, train, test, caps))
+        parts.append(_score_fold(state, train, test, caps, reasons))
         if progress:
             progress(number + 1, n_folds)
     names = [scores.view for scores in parts[0]]
@@ -109,7 +125,10 @@ def _pooled(parts: Sequence[MaskedScores]) -> MaskedScores:
     return MaskedScores(
         parts[0].view,
         np.concatenate([p.truth for p in parts]),
-        {name: np.concatenate([p.predictions[name] for p in parts]) for name in COMPARATORS},
+        {
+            name: np.concatenate([p.predictions[name] for p in parts])
+            for name in parts[0].predictions
+        },
         np.concatenate([p.ceiling for p in parts]),
         np.concatenate([p.n_elsewhere for p in parts]),
         np.concatenate([p.borrowed for p in parts]),
@@ -117,20 +136,26 @@ def _pooled(parts: Sequence[MaskedScores]) -> MaskedScores:
 
 
 def _score_fold(
-    state: FittedState, train: Corpus, test: Corpus, caps: Sequence[int | None]
+    state: FittedState,
+    train: Corpus,
+    test: Corpus,
+    caps: Sequence[int | None],
+    reasons: Reasons | None,
 ) -> list[MaskedScores]:
     floor, settings = state.calibration.agreement_floor, state.config.completion
 
     def masked(observed: Observed, *, are_lenders: bool) -> MaskedFacets:
         return mask_facets(observed, state.models, state.lending, floor, settings,
-                           are_lenders=are_lenders, caps=caps)  # fmt: skip
+                           are_lenders=are_lenders, hiding=Hiding(caps=caps))  # fmt: skip
 
     known = masked(state.observe(train), are_lenders=True)
     hidden = masked(state.observe(test), are_lenders=False)
     lenders = _Lenders(state)
     seen, new = lenders.features(known, known.users), lenders.features(hidden, None)
-    completed = hidden.completed(state.calibration, state.models)
-    return [_score_view(state, number, known, hidden, seen, {**new, "completion": completed})
+    new["completion"] = hidden.completed(state.calibration, state.models)
+    if reasons is not None:
+        new[REASONED] = reasons(state, train, hidden)
+    return [_score_view(state, number, known, hidden, seen, new)
             for number in range(len(state.models))]  # fmt: skip
 
 
@@ -155,7 +180,8 @@ def _score_view(
     )
     random = _scale(seen["random"][fitted, part], target - known_own)
     predictions["self + random peers"] = own + random * new["random"][rows, part]
-    predictions["completion"] = new["completion"][rows, part]
+    for name in ("completion", *({REASONED} & new.keys())):
+        predictions[name] = new[name][rows, part]
     support, kappa = hidden.support[rows, number], model.kappa[hidden.facets[rows]]
     moved = (predictions["completion"] != own).any(axis=1)
     return MaskedScores(model.view.name, truth, predictions, support / (support + kappa),

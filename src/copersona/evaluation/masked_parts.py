@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from copersona.evaluation.masked import COMPARATORS, MaskedScores, score_masked
+from copersona.evaluation.masked import MaskedScores, score_masked
 from copersona.method.corpus import Corpus
 from copersona.method.fitted import MethodConfig
 from copersona.method.masking import CAPS
@@ -45,5 +45,5 @@ def _rows(scores: MaskedScores) -> list[Row]:
             "r2_over_ceiling": scores.over_ceiling(name) if bucket == "all" else math.nan,
             "slope": scores.slope(name) if bucket == "all" else math.nan, "n": int(at.sum()),
         }
-        for bucket, at in parts.items() if at.sum() >= _LEAST for name in COMPARATORS
+        for bucket, at in parts.items() if at.sum() >= _LEAST for name in scores.predictions
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from copersona.method.alignment import FacetPeers
+from copersona.method.graph import LayerStates
 from copersona.method.lending import borrow
 from copersona.method.profiles import OwnEvidence, ViewModel
 
@@ -104,6 +105,8 @@ class MaskedFacets:
 
     Attributes:
         evidence: what was left of every user, one row a case.
+        states: the same as layer states.
+        candidates: lenders near every case, in any layer.
 
     Shapes:
         users, facets (n,) · truth, own, shared, specific (n, n_columns): mean of what was hidden,
@@ -122,6 +125,8 @@ class MaskedFacets:
     unknown: Array
     alignment: Array
     evidence: OwnEvidence
+    states: LayerStates
+    candidates: Sequence[Array]
 
     def __len__(self) -> int:
         return len(self.users)

@@ -34,7 +34,7 @@ from copersona.method.corpus import Corpus
 from copersona.method.facets import FacetConfig, Facets, fit_facets, name_facets
 from copersona.method.graph import GraphConfig, LayerStates, PersonaGraph, build_graph, layer_states
 from copersona.method.lending import Lenders, Offers
-from copersona.method.masking import mask_facets
+from copersona.method.masking import Hiding, mask_facets
 from copersona.method.preference import PreferenceConfig, own_preference
 from copersona.method.profiles import (
     Observed,
@@ -278,7 +278,8 @@ def _enough_masked(state: FittedState, observed: Observed) -> MaskedFacets:
     for min_support in (4.0, 2.0, 1.0):
         masked = mask_facets(
             observed, state.models, state.lending, state.calibration.agreement_floor,
-            state.config.completion, are_lenders=True, min_support=min_support,
+            state.config.completion, are_lenders=True,
+            hiding=Hiding(min_support=min_support),
         )  # fmt: skip
         if (masked.unknown > 0).any(axis=1).sum() >= ENOUGH_MASKED:
             break

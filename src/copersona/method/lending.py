@@ -117,7 +117,7 @@ class Lenders:
         Shapes:
             candidates, may_lend (c,)
         """
-        whole, by_facet = self._peers(states, row, candidates, may_lend)
+        whole, by_facet = self.peers(states, row, candidates, may_lend)
         total = self.evidence.support[whole.rows].sum(axis=1)
         offers = []
         for f in facets:
@@ -132,10 +132,10 @@ class Lenders:
             )
         return offers
 
-    def _peers(
+    def peers(
         self, states: LayerStates, row: int, candidates: Array, may_lend: Array
     ) -> tuple[FacetPeers, list[FacetPeers]]:
-        """Peers of the whole user, and of every facet."""
+        """Peers of the whole user, and of every facet; arguments as those of `offers`."""
         n_facets = states.n_facets
         alone = np.zeros((1, n_facets + 1))
         alone[0, 0] = 1  # the whole user as one more target: layer 0 foretells it

@@ -8,6 +8,7 @@ Used to calibrate completion on lenders and to score it on people who were not f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,27 @@ CAPS = (1, 2, 4, 8, 16, None)
 """Interactions left of a history outside the hidden facet; None leaves all."""
 
 
+@dataclass(frozen=True)
+class Hiding:
+    """Which facets are hidden, and what is left of them and around them.
+
+    Attributes:
+        min_support: interactions that a facet needs.
+        caps: one is drawn for every case; where there are few cases, each is used with several.
+        kept: in every second case so many interactions of the facet, by chance one of these
+            numbers and at most half of them, are not hidden; all are where this is empty.
+        among: whose facets may be hidden; everybody's where None.
+
+    Shapes:
+        among (n_users,) bool
+    """
+
+    min_support: float = 4.0
+    caps: Sequence[int | None] = CAPS
+    kept: Sequence[int] = ()
+    among: Array | None = None
+
+
 def mask_facets(
     observed: Observed,
     models: Sequence[ViewModel],
@@ -32,8 +54,7 @@ def mask_facets(
     config: CompletionConfig,
     *,
     are_lenders: bool,
-    min_support: float = 4.0,
-    caps: Sequence[int | None] = CAPS,
+    hiding: Hiding | None = None,
 ) -> MaskedFacets:
     """Hide well-supported facets in turn and look what own and borrowed evidence say of them.
 
@@ -42,15 +63,18 @@ def mask_facets(
     Args:
         floor: agreement below which peers of a facet are not believed, see `agreement_floor`.
         are_lenders: users are the lenders themselves, row by row; nobody is its own peer.
-        caps: one is drawn for every case; where there are few cases, each is used with several.
 
     Shapes:
         floor (n_facets,)
     """
+    hiding = hiding or Hiding()
     rng = np.random.default_rng(config.seed)
-    users, facets, places = _cases(observed, min_support, config.tested, len(caps), rng)
-    cuts = [caps[place] for place in places.tolist()]
-    left, owners, hidden, hidden_owners = _split(observed, users, facets, cuts, rng)
+    users, facets, places = _cases(observed, hiding, config.tested, rng)
+    cuts = [hiding.caps[place] for place in places.tolist()]
+    stay = np.zeros(len(users), int)
+    if hiding.kept:
+        stay = rng.choice(hiding.kept, len(users)) * rng.integers(2, size=len(users))
+    left, owners, hidden, hidden_owners = _split(observed, users, facets, cuts, stay, rng)
     evidence = observed.average(left, owners)
     truth = observed.average(hidden, hidden_owners)
     states = layer_states(evidence, models)
@@ -79,6 +103,8 @@ def mask_facets(
         unknown=np.where(believable, unknown, 0),
         alignment=agreeing,
         evidence=evidence,
+        states=states,
+        candidates=found,
     )
 
 
@@ -87,14 +113,17 @@ def _rows(rows: Sequence[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _cases(
-    observed: Observed, min_support: float, most: int, n_caps: int, rng: np.random.Generator
+    observed: Observed, hiding: Hiding, most: int, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
     """Users and facets to hide, and a cap for each: enough to compare with, and something left."""
+    min_support, n_caps = hiding.min_support, len(hiding.caps)
     counts = np.zeros((observed.n_users, observed.n_facets))
     np.add.at(counts, (observed.users, observed.facets), 1)
     has_rest = counts.sum(axis=1, keepdims=True) > counts
     if observed.n_facets == 1:  # half of it is hidden
         has_rest, min_support = counts >= 2, max(2, min_support)
+    if hiding.among is not None:
+        has_rest &= hiding.among[:, None]
     users, facets = np.nonzero((counts >= min_support) & has_rest)
     limit = max(30, most // observed.n_facets)
     chosen = np.sort(np.concatenate([
@@ -112,13 +141,19 @@ def _split(
     users: Array,
     facets: Array,
     cuts: Sequence[int | None],
+    stay: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, Array, Array, Array]:
-    """Interactions that are left and those hidden, each with the case they belong to."""
+    """Interactions that are left and those hidden, each with the case they belong to.
+
+    Shapes:
+        users, facets, stay (n,): interactions of the facet itself that are left
+    """
     order = np.argsort(observed.users, kind="stable")
     bounds = np.searchsorted(observed.users[order], np.arange(observed.n_users + 1))
     left, hidden = [], []
-    for user, f, cap in zip(users.tolist(), facets.tolist(), cuts, strict=True):
+    cases = zip(users.tolist(), facets.tolist(), cuts, stay.tolist(), strict=True)
+    for user, f, cap, n_stay in cases:
         rows = order[bounds[user] : bounds[user + 1]]
         is_hidden = observed.facets[rows] == f
         if observed.n_facets == 1:
@@ -126,8 +161,13 @@ def _split(
         rest = rows[~is_hidden]
         if cap is not None and len(rest) > cap:
             rest = rng.choice(rest, cap, replace=False)
+        inside = rows[is_hidden]
+        if n_stay:
+            inside = rng.permutation(inside)
+            n_stay = min(n_stay, len(inside) // 2)
+            rest = np.concatenate([rest, inside[:n_stay]])
         left.append(rest)
-        hidden.append(rows[is_hidden])
+        hidden.append(inside[n_stay:])
     return *_owned(left), *_owned(hidden)
 
 
