@@ -27,7 +27,7 @@ def evaluate(  # noqa: PLR0913  one parameter per option
     data: Annotated[
         Path | None, typer.Argument(metavar="[DATA]", help="Folder of the data sets.")
     ] = None,
-    size: Annotated[str, typer.Option(help="smoke, small or full.")] = "smoke",
+    size: Annotated[str, typer.Option(help="smoke, glance, small or full.")] = "smoke",
     task: Annotated[
         list[str] | None, typer.Option(help="acl.title, acl, all …; again for more.")
     ] = None,

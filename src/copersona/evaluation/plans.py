@@ -1,7 +1,7 @@
 """Sizes of a run: which tasks, which systems, which histories, and what a language model judges.
 
-`smoke` takes seconds and needs no data, `small` is for a laptop, `full` for a machine with a GPU or
-a night. A plan says nothing of where data or models are.
+`smoke` takes seconds and needs no data, `glance` is for a language model that takes seconds a
+context, `small` for a laptop, `full` for a machine with a GPU or a night. A plan says nothing of where data or models are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from copersona.tasks.cases import Shift, Task
 _MAIN = ("ladder.1", "ladder.2p", "ladder.3", "ladder.6", "population", "control.random_peers")
 _SWEPT = (*_MAIN, "ladder.0", "ladder.2", "zero_shot", "own_bm25", "global_peers", "own_majority",
           "item_user_bias")  # fmt: skip
+_GLANCE = ("acl.title", "amazon.title", "critics.review", "huffpost.headline")
+_ENDS = ("ladder.0", "ladder.1", "ladder.2p", "ladder.6", "population")
 _SMALL = ("acl.title", "critics.review", "critics.verdict", "huffpost.headline",
           "huffpost.section", "amazon.title", "amazon.rating", "amazon14.rating",
           "movielens.rating", "blogs.continuation")  # fmt: skip
@@ -62,6 +64,10 @@ PLANS = {
         tasks=("demo.reply", "demo.rating"), swept=_MAIN, caps=(0, 2), judged=_MAIN,
         judged_shifted=(), n_judged=4, n_written=2, seeds=(0,), masked=("demo.reply",),
         aggregate=(),
+    ),
+    "glance": Plan(
+        tasks=_GLANCE, systems=_ENDS, swept=(), caps=(), judged=_ENDS, judged_shifted=(),
+        n_judged=30, n_written=0, seeds=(0,), most=200, barred_too=False, aggregate=(),
     ),
     "small": Plan(
         tasks=_SMALL,
