@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from copersona.evaluation.masked import COMPARATORS, MaskedScores, hash_fold, score_masked
+from copersona.evaluation.masked import (
+    COMPARATORS,
+    REASONED,
+    MaskedScores,
+    hash_fold,
+    score_masked,
+)
+from copersona.method.calibration import MaskedFacets
+from copersona.method.corpus import Corpus
 from copersona.method.facets import FacetConfig
-from copersona.method.fitted import MethodConfig
+from copersona.method.fitted import FittedState, MethodConfig
 from copersona.method.residuals import ResidualConfig
 from copersona.testing import WorldSpec, planted_world
 
@@ -34,6 +44,21 @@ def test_peers_beat_everything_where_facets_are_linked_in_pairs() -> None:
     assert 0 < found.over_ceiling("completion") <= 1.05
     assert found.slope("completion") == pytest.approx(1, abs=0.15)
     assert found.borrowed.mean() > 0.5
+
+
+def test_a_comparator_of_ones_own_is_scored_beside_the_others() -> None:
+    def reasons(state: FittedState, fitted: Corpus, hidden: MaskedFacets) -> NDArray[Any]:
+        assert set(state.lenders) == set(fitted.user_ids)
+        return 0.5 * hidden.own
+
+    corpus = planted_world(WORLD).corpus
+    found = score_masked(corpus, encoder="planted", config=CONFIG, n_folds=2, reasons=reasons)
+    for one in found:
+        half = one.predictions[REASONED]
+        np.testing.assert_array_equal(half, 0.5 * one.predictions["self-completion"])
+        assert one.cosine(REASONED) == pytest.approx(one.cosine("self-completion"))
+        assert one.slope(REASONED) == pytest.approx(2 * one.slope("self-completion"))
+    assert np.isnan(found[0].cosine("facet mean"))
 
 
 def test_shorter_histories_say_less() -> None:

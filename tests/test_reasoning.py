@@ -22,6 +22,7 @@ from copersona.reasoning.hidden import KEPT, Hidden, hide
 from copersona.reasoning.neighbourhoods import neighbourhoods, of_lenders, units
 from copersona.reasoning.network import Attention, PersonaGNN
 from copersona.reasoning.objectives import confusion, misdirection, nats
+from copersona.reasoning.reasoner import GraphReasoner
 from copersona.reasoning.training import Trained, TrainingConfig, network_of, part_of, train
 from copersona.testing import WorldSpec, planted_world
 
@@ -226,6 +227,20 @@ def test_what_was_planted_is_learnt_by_a_margin() -> None:
     assert decided["text"].is_used
     assert decided["text"].gain > 0.05
     assert 20 < decided["text"].n_users < 200
+
+
+def test_the_correction_is_used_only_where_it_was_decided() -> None:
+    found, made = hidden(99), trained()
+    text = replace(made.decisions[0], lower=0.1)
+    style = replace(made.decisions[1], lower=-0.1)
+    reasoner = GraphReasoner(replace(made, decisions=(text, style)), state())
+    guess, variance = reasoner.complete(found)
+    anyway, doubt = reasoner.complete(found, everywhere=True)
+    np.testing.assert_array_equal(guess[:, :8], anyway[:, :8])
+    np.testing.assert_array_equal(guess[:, 8:], found.closed[:, 8:])
+    np.testing.assert_array_equal(variance[:, 8:], found.variance[:, 8:])
+    np.testing.assert_array_equal(variance[:, :8], doubt[:, :8])
+    assert (anyway[:, 8:] != found.closed[:, 8:]).any()
 
 
 def test_where_nothing_was_planted_completion_stays() -> None:
