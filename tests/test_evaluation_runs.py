@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from copersona.commands import cli
 from copersona.contenders.systems import SYSTEMS, register
 from copersona.contenders.world import World
-from copersona.errors import ConfigError, LeakageError
+from copersona.errors import ConfigError, DataError, LeakageError
 from copersona.evaluation import runs
 from copersona.evaluation.cache import ResultCache
 from copersona.evaluation.parts import Bench
@@ -243,6 +243,17 @@ def test_two_workers_find_what_one_does(tmp_path: Path) -> None:
     for name in ("cases", "transfer"):
         tables = [pq.read_table(out / f"{name}.parquet") for out in (one, two)]
         assert repr(tables[0].to_pylist()) == repr(tables[1].to_pylist())
+
+
+def test_a_program_that_changes_under_its_workers_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this process looks for is not what the workers, who read the program anew, compute."""
+    key = runs.part_key
+    monkeypatch.setattr(runs, "part_key", lambda *given: {**key(*given), "code": "as it was"})
+    plan = Plan(**{**vars(PLAN), "tasks": ("demo.reply", "demo.rating"), "systems": ("ladder.0",)})
+    with pytest.raises(DataError, match="changed meanwhile; run the same command again"):
+        run(config(tmp_path, plan, jobs=2))
 
 
 # ---- refused -------------------------------------------------------------------------------------

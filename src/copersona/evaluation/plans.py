@@ -1,7 +1,8 @@
 """Sizes of a run: which tasks, which systems, which histories, and what a language model judges.
 
 `smoke` takes seconds and needs no data, `glance` is for a language model that takes seconds a
-context, `small` for a laptop, `full` for a machine with a GPU or a night. A plan says nothing of where data or models are.
+context, `small` for a laptop, `full` for a machine with a GPU or a night. A plan says nothing of
+where data or models are.
 """
 
 from __future__ import annotations

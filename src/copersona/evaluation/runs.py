@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from copersona.contenders import baselines, ladder, vote_baselines
 from copersona.contenders.systems import Entry, find_systems
 from copersona.contenders.world import TextVectors, Write
-from copersona.errors import ConfigError
+from copersona.errors import ConfigError, DataError
 from copersona.evaluation.cache import ResultCache
 from copersona.evaluation.gather import gather
 from copersona.evaluation.judging import judge
@@ -245,6 +245,11 @@ def _in_workers(config: RunConfig, missing: list[PartJob], parts: PartStore, say
                 future.result()
             missing = [job for job in missing if not parts.has(job.key)]
             say(len(missing))
+        if missing:
+            raise DataError(
+                f"{len(missing)} parts are missing though everything was computed: the program or "
+                "the data changed meanwhile; run the same command again"
+            )
     finally:  # after an error nobody waits for the other tasks
         pool.shutdown(wait=False, cancel_futures=True)
 
