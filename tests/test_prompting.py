@@ -364,6 +364,17 @@ def test_examples_find_room_in_the_order_of_their_evidence_whosever_they_are():
     assert [e.interaction_id for e in first.evidence] == ["id-population-1"]
 
 
+def test_the_first_tokens_are_the_examples_where_there_are_any():
+    config = PromptConfig(budget_tokens=300, examples_first=500)
+    few = rendered(persona(), [evidence()], config)
+    assert [p.kind for p in few.parts] == ["instructions", "own"]
+    assert [p.kind for p in rendered(persona(), [], config).parts] == [
+        "instructions", "tendencies", "borrowed",
+    ]  # fmt: skip
+    more = rendered(persona(), [evidence()], config.model_copy(update={"examples_first": 0}))
+    assert [p.kind for p in more.parts] == ["instructions", "tendencies", "borrowed", "own"]
+
+
 def test_unused_shares_roll_over_both_ways():
     config = PromptConfig(budget_tokens=400)
     long = [f"word{i} " * 60 for i in range(4)]

@@ -89,30 +89,36 @@ def cut(text: str, n_tokens: int, count_tokens: CountTokens) -> str:
 def fill_all(
     blocks: Sequence[Block],
     evidence: Sequence[Evidence],
-    kept: Callable[[int], Mapping[str, int]],
+    shares: Mapping[str, float],
+    examples_first: int,
     budget: int,
     count: CountTokens,
 ) -> list[Block]:
     """Instructions, tendencies in what is kept for them, examples; the rest goes to tendencies.
 
-    An exchange counts what a chat template adds to its two messages as well.
+    The first tokens are the examples': where there are any, tendencies get nothing of them. An
+    exchange counts what a chat template adds to its two messages as well.
 
     Args:
         evidence: of all examples, best first.
-        kept: tokens for each kind of tendency, of so many left after instructions.
+        shares: kept for each kind of tendency, of what lies beyond the first tokens.
+        examples_first: so many, of what instructions leave.
 
     Returns:
         The blocks that hold anything, with their sizes; together never above the budget.
     """
     first = [_fill(block, budget, count) for block in blocks if block.kind == "instructions"]
     budget -= sum(block.tokens for block in first)
-    limits = kept(budget)
+    beyond = max(budget - examples_first, 0)
+    limits = {kind: int(share * beyond) for kind, share in shares.items()}
     said = [block for block in blocks if block.kind in limits]
     told = [_fill(block, limits[block.kind], count) for block in said]
     examples = [block for block in blocks if block.kind not in {"instructions", *limits}]
     left = budget - sum(block.tokens for block in told)
     shown = _fill_in_order(examples, evidence, left, count)
     left -= sum(block.tokens for block in shown)
+    if any(block.entries for block in shown):
+        left = min(left, beyond - sum(block.tokens for block in told))
     for i, block in enumerate(said):
         if told[i].entries != block.entries:
             limit = told[i].tokens + left

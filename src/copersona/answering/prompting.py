@@ -59,7 +59,7 @@ class PromptConfig(BaseModel):
     budget_tokens: int = 1500
     """Everything added to the request, in the serving model's tokens."""
     examples_first: int = Field(500, ge=0)
-    """Tokens that are the examples' before any is kept for tendencies; see docs/experiments.md."""
+    """Tokens that are the examples' where there are any; docs/decisions/0010."""
     tendency_share: float = Field(0.2, ge=0, le=1)
     """Share of what lies beyond that is kept for own tendencies."""
     borrowed_share: float = Field(0.1, ge=0, le=1)
@@ -73,20 +73,17 @@ class PromptConfig(BaseModel):
     high_agreement: float = Field(0.6, ge=0, le=1)
     medium_agreement: float = Field(0.3, ge=0, le=1)
 
-    def kept_for_tendencies(self, budget: int) -> Mapping[str, int]:
-        """Tokens kept for each kind of tendency, of those left after instructions.
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Share kept for each kind of tendency.
 
         Raises:
-            ConfigError: the shares exceed 1.
+            ConfigError: they exceed 1 together.
         """
         said = self.tendency_share + self.borrowed_share
         if said > 1:
             raise ConfigError(f"shares of tendencies add up to {said}; they may not exceed 1")
-        beyond = max(budget - self.examples_first, 0)
-        return {
-            "tendencies": int(self.tendency_share * beyond),
-            "borrowed": int(self.borrowed_share * beyond),
-        }
+        return {"tendencies": self.tendency_share, "borrowed": self.borrowed_share}
 
 
 def render(
@@ -136,8 +133,9 @@ def render(
         *_example_blocks(query, shown, config, fence, count),
     ]
     filled = fill_all(
-        blocks, shown, config.kept_for_tendencies, config.budget_tokens - frame_tokens, count
-    )
+        blocks, shown, config.shares, config.examples_first,
+        config.budget_tokens - frame_tokens, count,
+    )  # fmt: skip
     frame_tokens = frame_tokens if any(block.is_quoted for block in filled) else 0
     used = _used(shown, filled)
     return Context(

@@ -334,6 +334,7 @@ def _facts(config: RunConfig, planned: Sequence[TaskJobs], parts: PartStore) -> 
         "generation": bool(config.llm and config.planned.n_written),
         "seeds": list(config.planned.seeds), "budget_tokens": config.planned.budget_tokens,
         "n_llm": config.planned.n_judged if config.llm else 0, "versions": _versions(),
+        "masked": [one.task.name for one in planned if one.task.name in config.planned.masked],
         "data_dir_fingerprint": {one.task.dataset: one.data for one in planned},
         "tasks": tasks,
         "systems": [

@@ -49,6 +49,8 @@ KINDS = {"all": "all requests", "low": "low-support requests"}
 MOST_IN_FULL = 3
 """More rivals of one verdict than this are named, and only the most telling is given in full."""
 OUTCOMES: tuple[Outcome, ...] = ("supported", "not supported", "contradicted", "not tested")
+_MOST_READ = 3
+"""Tasks of which sentences are shown at once."""
 CLAIM = (
     f"The claim: on requests in a facet where the user has little evidence, the full system "
     f"({FULL}) is better than every rival; where the user has much, it is never significantly "
@@ -174,7 +176,11 @@ def _claim_blocks(main: Sequence[Judged]) -> Iterator[Block]:
         Column(f"against {OWN}, high support", note="gain with 95 % interval"),
     )  # fmt: skip
     yield table("Outcome of the claim on each task", columns, [_claim_row(each) for each in main])
-    yield from (Bullets(tuple(claim_sentences(each))) for each in main)
+    said = tuple(Bullets(tuple(claim_sentences(each))) for each in main)
+    if len(said) > _MOST_READ:
+        yield Folded("In words, task by task", said)
+    else:
+        yield from said
     rivals = tuple(
         Group(f"{each.task.name} – gain in {each.metric.title}", tuple(_rival_rows(each.claim)))
         for each in main

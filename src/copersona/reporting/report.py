@@ -78,8 +78,12 @@ def _facts(run: StoredRun) -> tuple[tuple[str, str], ...]:
 
 def _missing(run: StoredRun) -> tuple[Section, ...]:
     """What the whole run lacks, before anything else."""
-    files = [name for name in ("scores", "cases", "labels", "masked", "transfer")
-             if not run.has(name)]  # fmt: skip
+    asks_for_labels = any(task["kind"] == "label" for task in run.info.get("tasks", []))
+    is_wanted = {
+        "scores": True, "cases": True, "labels": asks_for_labels,
+        "masked": run.info.get("masked", True), "transfer": True,
+    }  # fmt: skip
+    files = [name for name, wanted in is_wanted.items() if wanted and not run.has(name)]
     if not files:
         return ()
     text = f"This run is partial; files missing: {', '.join(f'{name}.parquet' for name in files)}."
