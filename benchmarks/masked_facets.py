@@ -121,7 +121,7 @@ def main() -> None:
     words.add_argument("--reasoning", action="store_true", help="train graph reasoning as well")
     words.add_argument("--set", nargs="*", default=[], help="of its training: epochs=5 nce=0.2 …")
     words.add_argument("--short-only", action="store_true", help="no full histories")
-    given = words.parse_args()
+    given = words.parse_intermixed_args()
     settings = dict(pair.split("=") for pair in given.set)
     residuals = ResidualConfig(penalties=(given.penalty,)) if given.penalty else ResidualConfig()
     config = MethodConfig(residuals=residuals)

@@ -25,7 +25,7 @@ from copersona.method.fitted import (
     from_arrays,
     to_arrays,
 )
-from copersona.method.masking import mask_facets
+from copersona.method.masking import Hiding, mask_facets
 from copersona.method.profiles import LowSupportWarning
 from copersona.method.residuals import ResidualConfig
 from copersona.testing import World, WorldSpec, planted_world, reorder_users
@@ -79,7 +79,7 @@ def completed(view: UserView) -> Array:
 def hide(state: FittedState, corpus: Corpus) -> MaskedFacets:
     return mask_facets(
         state.observe(corpus), state.models, state.lending, state.calibration.agreement_floor,
-        state.config.completion, are_lenders=False, caps=(None,),
+        state.config.completion, are_lenders=False, hiding=Hiding(caps=(None,)),
     )  # fmt: skip
 
 

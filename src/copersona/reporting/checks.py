@@ -53,9 +53,10 @@ def masked_section(run: StoredRun) -> Section:
     tables = [_masked_table(name, run.rows("masked", name)) for name in run.names("masked")]
     if not tables:
         return _absent("Masked facets", "Masked facets were not run.")
-    note = Sentence("A well-supported facet is hidden, the rest cut short. Share of the variance "
-                    "that could be explained at all; under it the slope of truth on prediction, "
-                    "which is 1 where a prediction is calibrated.", "small")  # fmt: skip
+    note = Sentence("A well-supported facet is hidden, the rest cut short to so many interactions. "
+                    "Share of the variance of what was hidden that is foretold; under it, as a "
+                    "share of what could be foretold at all, and the slope of truth on "
+                    "prediction, which is 1 where it is calibrated.", "small")  # fmt: skip
     return Section("Masked facets", (note, *tables))
 
 
@@ -115,12 +116,14 @@ def _masked_table(task: str, rows: dict[str, Array]) -> Table:
             for name in dict.fromkeys(rows["comparator"][own].tolist())
         ]
         groups.append(Group(f"{view} – n: {n}", tuple(lines)))
-    return Table(f"{task}: R² over ceiling ↑", tuple(columns), tuple(groups))
+    return Table(f"{task}: R² ↑", tuple(columns), tuple(groups))
 
 
 def _masked_cell(rows: dict[str, Array], at: int) -> Cell:
-    return Cell(number(float(rows["r2_over_ceiling"][at])),
-                detail=f"slope {number(float(rows['slope'][at]), 2)}")  # fmt: skip
+    ceiling, slope = float(rows["r2_over_ceiling"][at]), float(rows["slope"][at])
+    known = (("of ceiling", number(ceiling), ceiling), ("slope", number(slope, 2), slope))
+    details = [f"{title} {shown}" for title, shown, value in known if np.isfinite(value)]
+    return Cell(number(float(rows["r2"][at])), detail=", ".join(details))
 
 
 def _injection(judge: Judge, tasks: Sequence[TaskRun]) -> Iterator[Block]:
