@@ -147,7 +147,8 @@ class ProfileAugmented(_Baseline):
         """Profile first, then what is nearest."""
         world, vector = self.world, self.world.training.vectors.of_request(request.text)
         evidence = rank(request.query, vector, np.ones(1), world.own(request), world.plainly("own"))
-        return world.show(request, evidence, self._profile(request), np.ones(1))
+        profile = self._profile(request)
+        return world.show(request, evidence, profile, np.ones(1), says_first=True)
 
     def _profile(self, request: Request) -> Persona | None:
         if not request.history:

@@ -347,11 +347,18 @@ class World:
         evidence: Sequence[Evidence],
         persona: Persona | None = None,
         routed: Array | None = None,
+        *,
+        says_first: bool = False,
     ) -> Prediction:
-        """Evidence, best first, in the frame that all systems share."""
+        """Evidence, best first, in the frame that all systems share.
+
+        Args:
+            says_first: what the persona says has its share of the budget, however small it is.
+        """
+        prompt = self.prompt.model_copy(update={"examples_first": 0}) if says_first else self.prompt
         context = render(
             request.query, persona, evidence, np.ones(1) if routed is None else routed,
-            self.prompt, self.count_tokens, rng_fence=fence_of(request),
+            prompt, self.count_tokens, rng_fence=fence_of(request),
         )  # fmt: skip
         return shown(context)
 
