@@ -353,9 +353,10 @@ class World:
         """Evidence, best first, in the frame that all systems share.
 
         Args:
-            says_first: what the persona says has its share of the budget, however small it is.
+            says_first: what is said of the user may take half of the budget before any example.
         """
-        prompt = self.prompt.model_copy(update={"examples_first": 0}) if says_first else self.prompt
+        said = {"examples_first": 0, "tendency_share": 0.5} if says_first else {}
+        prompt = self.prompt.model_copy(update=said)
         context = render(
             request.query, persona, evidence, np.ones(1) if routed is None else routed,
             prompt, self.count_tokens, rng_fence=fence_of(request),
