@@ -98,6 +98,15 @@ def test_peers_who_do_not_lend_are_not_listened_to() -> None:
     assert set(np.unique(found.peers)) <= {-1, *np.flatnonzero(may_lend).tolist()}
 
 
+def test_a_view_without_signal_has_a_unit_all_the_same() -> None:
+    models = [replace(model, signal=0 * model.signal) for model in state().models]
+    unit = units(models)
+    assert (unit > 0).all()
+    noise = np.concatenate([np.repeat(m.noise[:, None], m.view.stop - m.view.start, 1)
+                            for m in models], axis=1)  # fmt: skip
+    np.testing.assert_allclose(unit**2, 1e-3 * noise)
+
+
 def test_hidden_interactions_are_in_no_node() -> None:
     found, it = hidden(kept=()), state()
     at = np.arange(len(found)), found.facets

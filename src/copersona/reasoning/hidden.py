@@ -16,7 +16,7 @@ from copersona.method.fitted import FittedState
 from copersona.method.masking import Hiding, mask_facets
 from copersona.method.profiles import Observed
 from copersona.method.residuals import columns_of
-from copersona.reasoning.neighbourhoods import Neighbourhoods, neighbourhoods, units
+from copersona.reasoning.neighbourhoods import Neighbourhoods, neighbourhoods, units, variance_of
 
 Array = NDArray[Any]
 
@@ -119,7 +119,7 @@ def _certainty(masked: MaskedFacets, state: FittedState) -> tuple[Array, Array]:
     for v, (model, posterior) in enumerate(
         zip(state.models, masked.states.posteriors, strict=True)
     ):
-        prior = np.maximum(np.diag(model.signal)[masked.facets], 1e-9)
+        prior = variance_of(model)[masked.facets]
         known.append(1 - posterior.variance[at] / prior)
         _, shared = state.calibration.shared.at(v, masked.unknown[:, v])
         _, specific = state.calibration.specific.at(v, masked.alignment[:, v])

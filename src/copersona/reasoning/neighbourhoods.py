@@ -22,6 +22,9 @@ from copersona.method.profiles import OwnEvidence, ViewModel
 
 Array = NDArray[Any]
 
+_LEAST_SIGNAL = 1e-3
+"""Share of the noise below which a signal is as good as none; keeps its unit from vanishing."""
+
 
 @dataclass(frozen=True)
 class Neighbourhoods:
@@ -92,7 +95,7 @@ def of_lenders(state: FittedState, n_peers: int) -> Neighbourhoods:
 def units(models: Sequence[ViewModel]) -> Array:
     """Standard deviation of a stranger's tendency, column by column: (n_facets, n_columns)."""
     wide = [
-        np.repeat(_prior(model)[:, None] ** 0.5, model.view.stop - model.view.start, axis=1)
+        np.repeat(variance_of(model)[:, None] ** 0.5, model.view.stop - model.view.start, axis=1)
         for model in models
     ]
     return np.concatenate(wide, axis=1)
@@ -103,7 +106,7 @@ def _nodes(
 ) -> tuple[Array, Array]:
     tendencies = np.concatenate([p.theta for p in states.posteriors], axis=2) / units(models)
     known = [
-        1 - posterior.variance / _prior(model)
+        1 - posterior.variance / variance_of(model)
         for model, posterior in zip(models, states.posteriors, strict=True)
     ]
     credibility = np.clip(np.stack(known, axis=2), 0, 1)
@@ -112,5 +115,6 @@ def _nodes(
     return nodes, credibility.mean(axis=2).astype(np.float32)
 
 
-def _prior(model: ViewModel) -> Array:
-    return np.asarray(np.maximum(np.diag(model.signal), 1e-9))
+def variance_of(model: ViewModel) -> Array:
+    """Variance of a stranger's tendency; where there is none, a trace of the noise: (n_facets,)."""
+    return np.asarray(np.maximum(np.diag(model.signal), _LEAST_SIGNAL * model.noise))
