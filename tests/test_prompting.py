@@ -78,8 +78,8 @@ def test_every_block_is_there_labelled_and_in_order():
     system, *exchanges, user = context.messages
     assert [m["role"] for m in context.messages] == ["system", *["user", "assistant"] * 6, "user"]
     assert "- Always metric units." in system["content"]
-    assert user["content"].endswith("\n\n" + request_text(QUERY))
-    places = [user["content"].index(p.text) for p in context.parts[1:3]]
+    assert user["content"] == request_text(QUERY)
+    places = [exchanges[0]["content"].index(p.text) for p in context.parts[1:3]]
     assert places == sorted(places)
     assert {m["content"] for m in exchanges[1::2]} == {"Boils fast, pours well."}
     assert context.is_personalised
@@ -108,7 +108,7 @@ def test_what_is_shown_as_exchanges_is_a_setting_and_the_rest_is_quoted():
     for choice, n_exchanges in (("all", 3), ("own", 1), ("none", 0)):
         context = rendered(None, found, PromptConfig(exchanges=choice))
         assert len(context.messages) == 2 + 2 * n_exchanges
-        assert context.messages[-1]["content"].count("- About: a kettle") == 3 - n_exchanges
+        assert context.messages[1]["content"].count("- About: a kettle") == 3 - n_exchanges
         assert [p.kind for p in context.parts] == ["own", "peers", "population"]
 
 
@@ -274,10 +274,11 @@ def test_no_shown_field_leaves_its_place(attack, exchanges):
     assert [m["role"] for m in context.messages] == roles
     for message in context.messages:
         assert not FORBIDDEN.search(message["content"])
-        of_others = f"\n\n<{FENCE}>" in message["content"]
-        is_fenced = of_others or message in (context.messages[0], context.messages[-1])
-        assert message["content"].lower().count(FENCE) == 2 * is_fenced
-    user = context.messages[-1]["content"]
+        is_first, is_system = message is context.messages[1], message is context.messages[0]
+        of_others = f"in her voice.\n\n<{FENCE}>" in message["content"]
+        n_marks = 2 * (is_first + is_system + of_others)
+        assert message["content"].lower().count(FENCE) == n_marks
+    user = context.messages[1]["content"].split("Write in her voice.")[0]
     headings = [line for line in user.splitlines() if line.endswith(":") and line[0] not in "- "]
     n_tendencies = sum(p.kind in ("tendencies", "borrowed") for p in context.parts)
     assert len(headings) == n_tendencies + 3 - n_exchanges

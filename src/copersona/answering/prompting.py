@@ -3,14 +3,11 @@
 A context is filled block by block by priority – the user's own instructions, own tendencies,
 borrowed tendencies, own examples, peers' and the population's examples – and never exceeds its
 token budget; what one block leaves unused goes to the others. An example that was asked and
-answered is shown as an exchange before the request, the best last; everything else is quoted in
-front of the request. Nothing that is shown can pass for our own words: all of it is sanitised,
-what others were asked and whatever is quoted stands inside a fence drawn at random for each
-request, and only the user's own instructions reach the system role. Where there is nothing to say,
-the request goes out unchanged.
-
-This module knows records and a token counter. It knows nothing of how evidence was found, of
-consent beyond a persona's mode, or of any language model.
+answered is shown as an exchange before the request, the best last; everything else is quoted at the
+head of the first of these messages. Nothing that is shown can pass for our own words: all of it is
+sanitised, what others were asked and whatever is quoted stands inside a fence drawn at random for
+each request, and only the user's own instructions reach the system role. Where there is nothing to
+say, the request goes out unchanged.
 """
 
 from __future__ import annotations
@@ -419,14 +416,16 @@ def _messages(
     place = {id(one): n for n, one in enumerate(used)}
     exchanges = [entry for block in filled for entry in block.exchanges()]
     exchanges.sort(key=lambda entry: -place[id(entry.evidence)])  # the best last
+    quoted = "\n\n".join(filter(None, (block.lines() for block in filled if block.is_quoted)))
+    asked = [*(one.asked for one in exchanges), request_text(query)]
+    if quoted:
+        asked[0] = f"{_inside(fence, quoted)}\n\n{asked[0]}"
     shown = [
         message
-        for one in exchanges
-        for message in (_message("user", one.asked), _message("assistant", one.text))
+        for request, one in zip(asked, exchanges, strict=False)
+        for message in (_message("user", request), _message("assistant", one.text))
     ]
-    quoted = "\n\n".join(filter(None, (block.lines() for block in filled if block.is_quoted)))
-    last = [_inside(fence, quoted)] if quoted else []
-    return (*first, *shown, _message("user", "\n\n".join([*last, request_text(query)])))
+    return (*first, *shown, _message("user", asked[-1]))
 
 
 def _message(role: str, content: str) -> Mapping[str, str]:
