@@ -201,7 +201,7 @@ def test_an_interaction_id_left_in_a_state_is_found(cp: CoPersona, left: str) ->
     history = joined(cp, "al")
     before = cp._required()
     assert cp.forget("al").traces_found == ()
-    _, state, items, words = cp._required()
+    _, state, items, words, _ = cp._required()
     if left == "hashed ids":
         state = replace(state, fitted_ids=before[1].fitted_ids)
     else:

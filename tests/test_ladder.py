@@ -16,13 +16,13 @@ import pytest
 
 from copersona import Context, CoPersona
 from copersona.answering import quoting
+from copersona.config import CoPersonaConfig
 from copersona.contenders.systems import SYSTEMS, TEXT
 from copersona.contenders.world import TextVectors, Training, World
 from copersona.evaluation.runs import REGISTERED
 from copersona.language.encoders import HashingEncoder
 from copersona.language.generation import approximate_tokens
 from copersona.method.fitted import FittedState
-from copersona.pipeline import CoPersonaConfig
 from copersona.records import Interaction
 from copersona.style import tokenize
 from copersona.tasks.cases import Kind, Material, Prediction, Request, Task

@@ -16,7 +16,8 @@ from copersona import CoPersona, CoPersonaError, errors
 
 
 def public(owner: Any) -> list[str]:
-    return [name for name in vars(owner) if not name.startswith("_")]
+    bases = owner.__mro__[:-1] if inspect.isclass(owner) else [owner]
+    return [name for base in bases for name in vars(base) if not name.startswith("_")]
 
 
 def test_all_is_sorted_and_is_what_is_visible() -> None:
@@ -69,8 +70,8 @@ def test_every_verb_is_explained_and_annotated() -> None:
 
 
 def test_the_verbs_of_the_product_are_there() -> None:
-    verbs = {"add", "ingest", "fit", "persona", "prompt", "chat", "explain", "consent", "forget",
-             "export", "doctor"}  # fmt: skip
+    verbs = {"add", "ingest", "fit", "train", "persona", "prompt", "chat", "explain", "consent",
+             "forget", "export", "doctor"}  # fmt: skip
     assert verbs <= set(public(CoPersona))
 
 

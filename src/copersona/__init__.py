@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from copersona.config import CoPersonaConfig
     from copersona.errors import CoPersonaError
-    from copersona.pipeline import CoPersona, CoPersonaConfig
+    from copersona.pipeline import CoPersona
     from copersona.records import (
+        Branches,
         Consent,
         Context,
         Evidence,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Branches",
     "CoPersona",
     "CoPersonaConfig",
     "CoPersonaError",
@@ -47,7 +50,7 @@ __all__ = [
 
 _HOMES = {
     "CoPersona": "pipeline",
-    "CoPersonaConfig": "pipeline",
+    "CoPersonaConfig": "config",
     "CoPersonaError": "errors",
     "Store": "storage.store",
 }

@@ -56,6 +56,11 @@ class Policy:
         consent = self.of(user)
         return consent.remember and consent.lend == "text"
 
+    def trains(self, user: str) -> bool:
+        """May this user's history be what a model is trained to foretell?"""
+        consent = self.of(user)
+        return consent.remember and consent.train
+
     def learns(self, user: str) -> bool:
         """May this user's persona be completed by others?"""
         return self.of(user).learn

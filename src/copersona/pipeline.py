@@ -12,68 +12,52 @@ from __future__ import annotations
 
 import secrets
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from copersona.answering.ballots import vote
 from copersona.answering.choosing import rank_answers, sampled
 from copersona.answering.explain import nameless, trace_of
 from copersona.answering.prompting import PromptConfig
-from copersona.answering.retrieval import RetrievalConfig
 from copersona.answering.serving import Answered, Desk
-from copersona.answering.text_items import build_text_items
 from copersona.answering.vectors import VectorCache
-from copersona.answering.votes import VoteConfig
-from copersona.answering.words import count_words, wording
+from copersona.config import CoPersonaConfig
 from copersona.consent import Policy
-from copersona.erasing.forgetting import counted, scan
-from copersona.erasing.unlearn import NOT_UNLEARNT, without_user
-from copersona.errors import ArtifactError, ConfigError, DataError, NotFittedError
-from copersona.exporting import export_namespace
-from copersona.ingestion import (
-    PUBLIC,
-    Authors,
-    add_rows,
-    encoded,
-    everything,
-    ingest_rows,
-    nameable,
-)
+from copersona.departure import forget_user
+from copersona.errors import ConfigError, NotFittedError
+from copersona.fitting import aligned, fit_rows, lent, train_graph
+from copersona.histories import Histories
+from copersona.ingestion import encoded
 from copersona.language.backends import Backends
 from copersona.language.generation import Generator
-from copersona.method.fitted import FittedState, MethodConfig, fit_state
+from copersona.learnt import GRAPH
+from copersona.method.fitted import FittedState
+from copersona.parametric import Parametric
 from copersona.policies import Policies
 from copersona.published import Published, States
-from copersona.reading import datasets, readers
-from copersona.reading.columns import ColumnMap
-from copersona.records import Consent, Context, Interaction, Persona, Query, RowOutcome, Vote
-from copersona.reports import Answer, Explanation, FitReport, IngestReport, Receipt
+from copersona.records import (
+    BOTH,
+    Branches,
+    Context,
+    Persona,
+    Query,
+    Vote,
+)
+from copersona.reports import (
+    Answer,
+    Explanation,
+    FitReport,
+    Receipt,
+    TrainReport,
+)
 from copersona.storage.store import Store
 
-Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 
-class CoPersonaConfig(BaseModel):
-    """Settings of a deployment; the fields are explained at the classes they belong to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: MethodConfig = MethodConfig()
-    retrieval: RetrievalConfig = RetrievalConfig()
-    prompt: PromptConfig = PromptConfig()
-    vote: VoteConfig = VoteConfig()
-
-
-class CoPersona:
+class CoPersona(Histories):
     """One namespace of one store, with its encoder, fitted state and language model."""
 
     def __init__(
@@ -88,13 +72,15 @@ class CoPersona:
         api_key: str | None = None,
         encoder_api_key: str | None = None,
     ) -> None:
-        self.store, self.namespace, self.config = store, namespace, config
+        super().__init__(store, namespace)
+        self.config = config
         self._root = state_root
         self._backends = Backends(
             encoder, generator, api_key=api_key, encoder_api_key=encoder_api_key
         )
         self._states = States(state_root, namespace)
         self._policies = Policies(store, namespace, self._states)
+        self._parametric = Parametric()
         self._secret = secrets.token_bytes(32)
 
     @classmethod
@@ -146,133 +132,23 @@ class CoPersona:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- interactions in -----------------------------------------------------------------------
-
-    def add(self, interactions: Iterable[Interaction]) -> list[RowOutcome]:
-        """Store interactions; one outcome for each, in order. What is stored is durable."""
-        return add_rows(self.store, self.namespace, list(interactions), Counter())
-
-    def ingest(
-        self,
-        path: Path,
-        *,
-        columns: ColumnMap | None = None,
-        format: str | None = None,
-        user: str | None = None,
-        dry_run: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> IngestReport:
-        """Add a file; see docs/formats.md.
-
-        Args:
-            user: whose words a chat export holds, where it does not say.
-            dry_run: read and check everything, store nothing.
-
-        Raises:
-            DataError: the file as a whole cannot be read.
-        """
-        layout = readers.inspect(path, columns=columns, format=format, user=user)
-        rows = readers.rows(layout)
-        counts = ingest_rows(self.store, self.namespace, rows, dry_run=dry_run, progress=progress)
-        return IngestReport(str(path), layout.describe(), *counts, dry_run)
-
-    def ingest_dataset(
-        self,
-        name: str,
-        directory: Path,
-        *,
-        consent: Consent | None = PUBLIC,
-        dry_run: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> IngestReport:
-        """Add one of the known data sets from a folder; see `datasets.DATASETS`.
-
-        Args:
-            consent: what its authors allow who were never seen here before; their texts are
-                public. None leaves them at the default. Nobody's earlier word is changed.
-        """
-        rows = datasets.load(name, directory)
-        authors = Authors(self.store, self.namespace, consent)
-        counts = ingest_rows(
-            self.store, self.namespace, rows, dry_run=dry_run, progress=progress,
-            before=authors.admit,
-        )  # fmt: skip
-        return IngestReport(name, "", *counts, dry_run, authors.n_set)
-
-    def correct(self, user: str, interaction_id: str, **changes: Any) -> Interaction:
-        """Change one interaction of a user; its persona follows at once."""
-        return self.store.correct(self.namespace, user, interaction_id, **changes)
-
-    def remove(self, user: str, interaction_id: str) -> None:
-        """Delete one interaction of a user."""
-        self.store.remove(self.namespace, user, interaction_id)
-
-    def expire(self, older_than: float) -> int:
-        """Delete interactions older than a time; gives back how many."""
-        return self.store.expire(self.namespace, older_than=older_than)
-
-    def instruct(self, user: str, text: str) -> None:
-        """Keep what a user says outright; it outranks everything inferred."""
-        self.store.add_instruction(self.namespace, user, text)
-
     # ---- consent and erasure -------------------------------------------------------------------
-
-    def consent(self, user: str) -> Consent:
-        """What a user allows."""
-        return self.store.consent(self.namespace, user)
-
-    def set_consent(self, user: str, **changes: Any) -> Consent:
-        """Change what a user allows; acts on the very next request.
-
-        Raises:
-            ConfigError: an unknown purpose or value.
-        """
-        unknown = set(changes) - {"remember", "learn", "lend", "train"}
-        if unknown or changes.get("lend", "no") not in ("no", "aggregate", "text"):
-            raise ConfigError(f"unknown consent {changes}; purposes are remember, learn, train "
-                              "(true or false) and lend (no, aggregate, text)")  # fmt: skip
-        consent = replace(self.consent(user), **changes)
-        self.store.set_consent(self.namespace, user, consent)
-        return consent
 
     def policy(self) -> Policy:
         """Everybody's consent as it is now; read again only when something changed."""
         return self._policies.now()
 
-    def forget(self, user: str) -> Receipt:
+    def forget(self, user: str, *, strict: bool = False) -> Receipt:
         """Erase a user everywhere, at once, and say what an independent scan still finds.
 
-        Source: product rule: tombstone first, then rows, then every kept fitted state.
-        """
-        history = self.store.history(self.namespace, user)
-        said = self.store.instructions(self.namespace, user)
-        try:
-            published = self._states.in_force()
-        except ArtifactError:  # damaged: nothing to rewrite, and deleted below like any other
-            published = None
-        is_lender = published is not None and user in published.state.row_of
-        corpus = self._desk(published).own_corpus(history) if published and is_lender else None
-        counts = self.store.forget(self.namespace, user)
-        version, kept = "", self._states.versions()
-        if published:
-            version, state, items, words = published
-            if corpus is not None:
-                row = state.row_of[user]
-                items, words = items.without(row), words.without(row)
-                state = without_user(state, user, corpus)
-            if corpus is not None or self._states.degraded:
-                version = self._states.publish(state, items, words)
-        gone = tuple(old for old in kept if old != version)
-        for old in gone:
-            self._states.remove(old)
-        found, scanned = scan(self.store, self._root, user, history, said=said,
-                              namespace=self.namespace)  # fmt: skip
-        left = NOT_UNLEARNT if is_lender else ()
-        return Receipt(counted(counts), version, gone, left, found, scanned)
+        Args:
+            strict: what was trained on the user is served no more, until it is trained anew.
 
-    def readmit(self, user: str) -> None:
-        """Take in again what a forgotten user says; they start anew."""
-        self.store.readmit(self.namespace, user)
+        """
+        return forget_user(
+            self.store, self.namespace, self._states, user,
+            lambda published, history: self._desk(published).own_corpus(history), strict=strict,
+        )  # fmt: skip
 
     # ---- fitting -------------------------------------------------------------------------------
 
@@ -282,33 +158,46 @@ class CoPersona:
         Raises:
             DataError: nobody lends anything.
         """
-        start, policy = time.perf_counter(), self.policy()
-        cut = time.time()
-        rows = [i for i in everything(self.store, self.namespace) if policy.lends(i.user)]
-        if not rows:
-            raise DataError("no interactions of users who lend: add some, or let users lend")
+        start, policy, cut = time.perf_counter(), self.policy(), time.time()
+        rows = lent(self.store, self.namespace, policy)
         spec, why = self._backends.encoder_for(2 * len(rows))
-        cache = self._cache(spec)
-        corpus = encoded(rows, cache, progress)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            state = fit_state(
-                corpus, encoder=spec, cut=cut, config=self.config.method,
-                words_of_item=nameable(rows), encode_words=cache.encoder.encode, progress=progress,
-            )  # fmt: skip
-        assigned = state.facets.assign(corpus.inputs, corpus.declared)
-        may_quote = np.array([policy.lends_text(i.user) for i in rows])
-        items = build_text_items([i.id for i in rows], corpus, assigned, may_quote)
-        words = count_words([wording(i) for i in rows], corpus.users, assigned,
-                            n_lenders=corpus.n_users, n_facets=state.n_facets)  # fmt: skip
-        version = self._states.publish(state, items, words)
+        done = fit_rows(
+            rows, self._cache(spec), spec, policy, self.config.method, cut, progress
+        )  # fmt: skip
+        version, state = self._states.publish(done.state, done.items, done.words), done.state
         self._states.prune()
         return FitReport(
-            version, why, self.store.n_users(self.namespace), corpus.n_users, len(corpus),
-            state.facets.names, "" if state.calibration.believes else
+            version, why, self.store.n_users(self.namespace), len(state.lenders),
+            done.n_interactions, state.facets.names, "" if state.calibration.believes else
             "on masked facets peers added nothing measurable: completion will borrow nothing",
-            tuple(str(w.message) for w in caught), time.perf_counter() - start,
+            done.warnings, time.perf_counter() - start,
         )  # fmt: skip
+
+    def train(self, *, device: str = "cpu", progress: Progress | None = None) -> TrainReport:
+        """Train graph reasoning on the fitted state and publish it with what was learnt.
+
+        A training that was killed goes on where it was. Until the next `fit`, which starts anew,
+        it is used in those views in which it beats completion on users it has not seen.
+
+        Args:
+            device: `cpu`, or `cuda` where there is one.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+            MissingExtraError: torch is not installed.
+            DataError: too few lenders allow training, or have enough to learn from.
+        """
+        start, policy, published = time.perf_counter(), self.policy(), self._required()
+        version, state, items, words, learnt = published
+        corpus = encoded(lent(self.store, self.namespace, policy), self._cache(state.encoder),
+                         progress)  # fmt: skip
+        weights, said = train_graph(
+            state, aligned(corpus, state), policy, self.config.reasoning,
+            checkpoint=self._states.training_folder, device=device, progress=progress,
+        )  # fmt: skip
+        version = self._states.publish(state, items, words, {**learnt, GRAPH: weights})
+        self._states.prune()
+        return TrainReport(version, said, time.perf_counter() - start)
 
     def _cache(self, spec: str) -> VectorCache:
         return VectorCache(self.store, self.namespace, self._backends.encoder(spec))
@@ -342,42 +231,60 @@ class CoPersona:
         item: str | None = None,
         at: float | None = None,
         budget_tokens: int | None = None,
+        branches: Branches = BOTH,
     ) -> Context:
         """The context for one request, within the token budget, and a trace of how it came about.
+
+        Args:
+            branches: which may speak; with none the request goes out unchanged.
 
         Raises:
             NotFittedError: nothing was fitted yet.
         """
         query = Query(user, text, instruction, time.time() if at is None else at, item)
-        done, detail = self._answer_for(query, budget_tokens)
+        done, detail = self._answer_for(query, budget_tokens, branches)
         context = done.context
         trace_id = secrets.token_hex(8)
         if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=done.quoted):
             trace_id = ""  # of a user who is not to be remembered
         evidence = tuple(nameless(shown, user, self._secret) for shown in context.evidence)
-        degraded = (self._states.degraded,) if self._states.degraded else ()
+        degraded = tuple(filter(None, (self._states.degraded, self._parametric.missing)))
         return replace(context, trace_id=trace_id, evidence=evidence,
                        warnings=(*degraded, *context.warnings))  # fmt: skip
 
-    def _answer_for(self, query: Query, budget: int | None) -> tuple[Answered, dict[str, Any]]:
+    def _answer_for(
+        self, query: Query, budget: int | None, branches: Branches
+    ) -> tuple[Answered, dict[str, Any]]:
         settings = self.config.prompt
         if budget is not None:
             settings = PromptConfig(**{**settings.model_dump(), "budget_tokens": budget})
         desk, count = self._desk(self._required()), self._backends.count_tokens
-        done = desk.answer(query, self.config.retrieval, settings, count)
-        return done, trace_of(query, done.persona, done.routed, done.context, done.peers)
+        done = desk.answer(query, self.config.retrieval, settings, count, branches)
+        return done, trace_of(
+            query, done.persona, done.routed, done.context, done.peers, done.reasoned
+        )
 
     def vote(
-        self, user: str, text: str, *, item: str | None = None, at: float | None = None
+        self,
+        user: str,
+        text: str,
+        *,
+        item: str | None = None,
+        at: float | None = None,
+        branches: Branches = BOTH,
     ) -> Vote:
         """How the user would label and rate what a text describes; no language model is called.
+
+        Args:
+            branches: `text` are ballots of own and peers' interactions, `graph` is what the state
+                expects; without both a poll of lenders is left.
 
         Raises:
             NotFittedError: nothing was fitted yet.
         """
         query = Query(user, text, at=time.time() if at is None else at, item=item)
         desk, is_allowed = self._desk(self._required()), self.config.retrieval.allow_same_item
-        return vote(desk, query, self.config.vote, allow_same_item=is_allowed)
+        return vote(desk, query, self.config.vote, allow_same_item=is_allowed, branches=branches)
 
     def choose(self, user: str, text: str, answers: Sequence[str]) -> list[tuple[int, float]]:
         """Places of answers to a text, with how much each is of this user's kind, best first.
@@ -435,7 +342,7 @@ class CoPersona:
         """
         model = self.language_model()
         texts = sampled(model, context, n, max_tokens=max_tokens, temperature=temperature)
-        if n == 1:
+        if n == 1 or not context.branches.graph:
             return Answer(texts[0], context)
         ranked = rank_answers(self._desk(self._required()), context.query, texts)
         return Answer(texts[ranked[0][0]], context, tuple(score for _, score in ranked))
@@ -459,11 +366,17 @@ class CoPersona:
         return Explanation(trace_id, detail)
 
     def explain_query(
-        self, user: str, text: str, *, budget_tokens: int | None = None, **options: Any
+        self,
+        user: str,
+        text: str,
+        *,
+        budget_tokens: int | None = None,
+        branches: Branches = BOTH,
+        **options: Any,
     ) -> Explanation:
         """Why a request would get the context it would get; nothing is kept."""
         query = Query(user, text, at=time.time(), **options)
-        return Explanation("", self._answer_for(query, budget_tokens)[1])
+        return Explanation("", self._answer_for(query, budget_tokens, branches)[1])
 
     def _required(self) -> Published:
         published = self._states.in_force()
@@ -476,18 +389,13 @@ class CoPersona:
 
     def _desk(self, published: Published) -> Desk:
         cache = self._cache(published.state.encoder)
-        return Desk(self.namespace, *published, self.store, cache, self.policy(), self._secret)
+        version, state, items, words, _ = published
+        return Desk(
+            self.namespace, version, state, items, words, self.store, cache, self.policy(),
+            self._secret, reasoner=self._parametric.reasoner(published),
+        )  # fmt: skip
 
     # ---- operations ----------------------------------------------------------------------------
-
-    def export(self, directory: Path) -> Path:
-        """Everything of this namespace as JSONL and Parquet, with consents and a manifest."""
-        users = self.store.users(self.namespace)
-        said = {user: self.store.instructions(self.namespace, user) for user in users}
-        return export_namespace(
-            directory, self.namespace, self.store.export(self.namespace),
-            self.store.consents(self.namespace), {user: list(s) for user, s in said.items() if s},
-        )  # fmt: skip
 
     def doctor(self) -> list[str]:
         """Problems of the store and the fitted states; empty when all is sound."""

@@ -21,7 +21,9 @@ from copersona import artifacts
 from copersona.answering.text_items import TextItems, items_from_arrays, items_to_arrays
 from copersona.answering.words import WordCounts, counts_from_arrays, counts_to_arrays
 from copersona.errors import ArtifactError
+from copersona.learnt import Learnt, learnt_from_arrays, learnt_to_arrays
 from copersona.method.fitted import FittedState, from_arrays, to_arrays
+from copersona.storage.store import content_hash
 
 Array = NDArray[np.generic]
 
@@ -33,27 +35,38 @@ _log = logging.getLogger("copersona")
 
 
 class Published(NamedTuple):
-    """A fitted state, the items it may quote and the words it has counted, under its version."""
+    """A fitted state, the items it may quote and the words it has counted, under its version.
+
+    Attributes:
+        learnt: what was trained on the state.
+    """
 
     version: str
     state: FittedState
     items: TextItems
     words: WordCounts
+    learnt: Learnt
 
 
 class States:
     """The fitted states of one namespace.
 
     Attributes:
+        root: folder of the states of all namespaces.
         held: what was served last; None before the first look.
         degraded: why the newest state is not the one that is served; empty where it is.
     """
 
     def __init__(self, root: Path, namespace: str) -> None:
-        self._root, self._namespace = root, namespace
+        self.root, self._namespace = root, namespace
         self.held: Published | None = None
         self.degraded = ""
         self._refused, self._refused_until = "", 0.0
+
+    @property
+    def training_folder(self) -> Path:
+        """Where a training that was killed is gone on from."""
+        return self.root / f".training-{content_hash(self._namespace).hex()[:16]}"
 
     def in_force(self) -> Published | None:
         """The newest sound state; None where nothing was published.
@@ -63,7 +76,7 @@ class States:
         """
         wanted = ""
         try:
-            wanted = artifacts.current(self._root, self._namespace) or ""
+            wanted = artifacts.current(self.root, self._namespace) or ""
             if not wanted:
                 return None
             if self.held is None or self.held.version != wanted:
@@ -75,32 +88,36 @@ class States:
         self.degraded = ""
         return self.held
 
-    def publish(self, state: FittedState, items: TextItems, words: WordCounts) -> str:
+    def publish(
+        self, state: FittedState, items: TextItems, words: WordCounts, learnt: Learnt | None = None
+    ) -> str:
         """Write a new state and put it in force; gives back its version."""
         arrays, meta = to_arrays(state)
-        arrays = {**arrays, **items_to_arrays(items), **counts_to_arrays(words)}
-        version = artifacts.publish(self._root, self._namespace, arrays, meta)
+        weights, facts = learnt_to_arrays(learnt or {})
+        arrays = {**arrays, **items_to_arrays(items), **counts_to_arrays(words), **weights}
+        meta = {**meta, **facts}
+        version = artifacts.publish(self.root, self._namespace, arrays, meta)
         self.held = _restored(version, arrays, meta)  # as later readers see it: rounded as stored
         self.degraded = ""
         return version
 
     def versions(self) -> list[str]:
         """What lies in the folder, oldest first, sound or not."""
-        return artifacts.versions(self._root, self._namespace)
+        return artifacts.versions(self.root, self._namespace)
 
     def remove(self, version: str) -> None:
         """Delete one version."""
-        artifacts.remove(self._root, self._namespace, version)
+        artifacts.remove(self.root, self._namespace, version)
 
     def prune(self) -> None:
         """Delete all but the newest."""
-        artifacts.prune(self._root, self._namespace, keep=KEPT)
+        artifacts.prune(self.root, self._namespace, keep=KEPT)
 
     def problems(self) -> list[str]:
         """What is wrong in the folder, and what is served meanwhile; empty when all is sound."""
         found: list[str] = []
         try:
-            artifacts.current(self._root, self._namespace)
+            artifacts.current(self.root, self._namespace)
         except ArtifactError as error:
             found.append(str(error))
         for version in self.versions():
@@ -120,7 +137,7 @@ class States:
         return [f"fitted state {served.version} is served instead; fit again for a new one"]
 
     def _open(self, version: str) -> Published:
-        opened = artifacts.open_version(self._root, self._namespace, version)
+        opened = artifacts.open_version(self.root, self._namespace, version)
         return _restored(version, opened.arrays, opened.meta)
 
     def _instead_of(self, wanted: str, error: ArtifactError) -> Published:
@@ -158,7 +175,7 @@ def _restored(version: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
     try:
         return Published(
             version, from_arrays(arrays, meta), items_from_arrays(arrays),
-            counts_from_arrays(arrays),
+            counts_from_arrays(arrays), learnt_from_arrays(arrays, meta),
         )  # fmt: skip
     except KeyError as error:
         raise ArtifactError(f"fitted state {version} lacks {error}; fit again") from error

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from copersona.errors import ConfigError
+
 Lend = Literal["no", "aggregate", "text"]
 Origin = Literal["own", "peer", "population"]
 Status = Literal["stored", "duplicate", "rejected"]
@@ -263,6 +268,38 @@ class ContextPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Branches:
+    """Which of the two branches may speak in an answer.
+
+    Attributes:
+        text: non-parametric: examples of the user's own, of peers and of the population.
+        graph: parametric: tendencies, own and completed, as text and as soft prompt, and the
+            choice among several answers.
+    """
+
+    text: bool = True
+    graph: bool = True
+
+    @classmethod
+    def named(cls, names: str) -> Branches:
+        """Those of `text,graph`, `text`, `graph` or `none`.
+
+        Raises:
+            ConfigError: another name.
+        """
+        found = {name.strip() for name in names.split(",")} - {"", "none"}
+        if found - {"text", "graph"} or not names.strip():
+            raise ConfigError(f"no branches are called {names!r}; known: text, graph, none")
+        return cls("text" in found, "graph" in found)
+
+    def __str__(self) -> str:
+        return ",".join(name for name in ("text", "graph") if getattr(self, name)) or "none"
+
+
+BOTH = Branches()
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The bounded text that goes to the language model for one query, and what it rests on.
 
@@ -270,6 +307,11 @@ class Context:
         messages: chat messages with `role` and `content`, ready to be sent.
         tokens: size of all parts together; never above the budget.
         warnings: what was left out or degraded (nothing fitted, model too small …).
+        branches: those that might speak.
+        soft: soft prompt, for the one local model it was trained for; None where there is none.
+
+    Shapes:
+        soft (n_tokens, width of the language model) float32
     """
 
     query: Query
@@ -281,6 +323,8 @@ class Context:
     is_personalised: bool
     trace_id: str = ""
     warnings: tuple[str, ...] = ()
+    branches: Branches = BOTH
+    soft: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class FitReport:
         state: version that is now in force.
         encoder: the encoder, and why it was chosen.
         abstaining: what to know where completion will borrow nothing at all; empty otherwise.
+        reasoning: what became of graph reasoning, where it was trained as well.
     """
 
     state: str
@@ -46,6 +47,21 @@ class FitReport:
     facets: tuple[str, ...]
     abstaining: str
     warnings: tuple[str, ...]
+    seconds: float
+    reasoning: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What was trained on the fitted state.
+
+    Attributes:
+        state: version that is now in force: the same state, with what was learnt on it.
+        said: sentences on what was trained, how good it is, and where it will be used.
+    """
+
+    state: str
+    said: tuple[str, ...]
     seconds: float
 
 
@@ -108,6 +124,8 @@ class Explanation:
         lines = [f"request: {detail['text']}", f"fitted state: {detail['state']}",
                  f"own evidence missing (need): {detail['need']:.2f}, "
                  f"confidence gained from others (worth): {detail['worth']:.2f}"]  # fmt: skip
+        if "branches" in detail:  # not in traces from before there was a choice
+            lines.append(f"branches: {detail['branches']}; graph: {detail['graph']}")
         lines += [_facet_line(facet) for facet in detail["facets"] if facet["share"] > 0]
         lines += [
             f"part {part['kind']} ({part['tokens']} tokens): {part['reason']}; without it: "

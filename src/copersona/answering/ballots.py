@@ -39,7 +39,7 @@ from copersona.consent import MIN_DONORS
 from copersona.method.completion import confidence_of
 from copersona.method.facets import centred_unit
 from copersona.method.fitted import UserView
-from copersona.records import Interaction, Query, Vote, VoteShare
+from copersona.records import BOTH, Branches, Interaction, Query, Vote, VoteShare
 from copersona.storage.store import content_hash
 
 Array = NDArray[Any]
@@ -48,8 +48,18 @@ _SPARE = 3
 """Items read for each that may vote, since some will be too new, or without label and rating."""
 
 
-def vote(desk: Desk, query: Query, config: VoteConfig, *, allow_same_item: bool) -> Vote:
+def vote(
+    desk: Desk,
+    query: Query,
+    config: VoteConfig,
+    *,
+    allow_same_item: bool,
+    branches: Branches = BOTH,
+) -> Vote:
     """How a user would label and rate what a request is about.
+
+    Args:
+        branches: `text` casts the ballots of own and peers' interactions, `graph` gives the prior.
 
     Source: method step 9. Deviates: of those who lend statistics an item counts as much as one that
     has nothing in common with the request, since counting it fully would let it outweigh the most
@@ -59,8 +69,8 @@ def vote(desk: Desk, query: Query, config: VoteConfig, *, allow_same_item: bool)
     room = _Room(desk, query, config, allow_same_item)
     own = desk.own(query.user, before=query.at)
     view = desk.view(query.user, own.corpus, room.facets)
-    mine = list(room.own(own))
-    worth = room.worth(view)
+    mine = list(room.own(own)) if branches.text else []
+    worth = room.worth(view) if branches.text else 0.0
     sample = room.sample()
     peers = [view.facets[f].peers.rows for f in room.facets] if worth else []
     heard = room.hear(np.unique(np.concatenate([*sample, *peers]).astype(np.int64)))
@@ -78,8 +88,10 @@ def vote(desk: Desk, query: Query, config: VoteConfig, *, allow_same_item: bool)
 
     usual = polled_shares(_on(lambda i: i.rating, polled), least)
     labels = polled_shares(_on(lambda i: i.label, polled), least)
-    of_labels = counted(lambda i: i.label, estimated_labels(*asked, labels) or labels)
-    ratings = counted(lambda i: i.rating, estimated_ratings(*asked, usual) or usual)
+    likely_labels = estimated_labels(*asked, labels) if branches.graph else None
+    likely_ratings = estimated_ratings(*asked, usual) if branches.graph else None
+    of_labels = counted(lambda i: i.label, likely_labels or labels)
+    ratings = counted(lambda i: i.rating, likely_ratings or usual)
     ratings = tuple(sorted(ratings, key=lambda share: float(share.value)))
     return Vote(
         query.user, of_labels, ratings, expected(ratings), median(ratings), len(mine), worth,

@@ -41,11 +41,13 @@ def trace_of(
     routed: Array,
     context: Context,
     peers: Sequence[Peer] = (),
+    reasoned: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything an explanation needs, as plain data; facets without a share are left out.
 
     Args:
         peers: those behind what was borrowed who allow being told apart, that is, lend text.
+        reasoned: views in which graph reasoning corrected what is said.
 
     Shapes:
         routed (n_facets,)
@@ -59,6 +61,7 @@ def trace_of(
     return {
         "user": query.user, "text": query.text, "at": query.at, "state": persona.state,
         "mode": persona.mode, "is_personalised": context.is_personalised,
+        "branches": str(context.branches), "graph": _by_graph(context, reasoned),
         "need": own_need(share, support),
         "worth": borrowing_worth(share, before, after, abstained),
         "facets": [_facet(f, float(routed[f.facet]), peers) for f in facets],
@@ -73,6 +76,19 @@ def trace_of(
         "warnings": list(context.warnings),
         "tokens": context.tokens, "budget_tokens": context.budget_tokens,
     }  # fmt: skip
+
+
+def _by_graph(context: Context, reasoned: Sequence[str]) -> str:
+    """In which ways the graph branch spoke."""
+    if not context.branches.graph:
+        return "off"
+    kinds = {part.kind for part in context.parts}
+    ways = ["hedged text"] if kinds & {"tendencies", "borrowed"} else []
+    if context.soft is not None:
+        ways.append(f"{len(context.soft)} soft tokens")
+    if ways and reasoned:
+        ways.append(f"corrected by graph reasoning in {', '.join(reasoned)}")
+    return ", ".join(ways) or "on, and had nothing to say"
 
 
 def nameless(evidence: Evidence, borrower: str, secret: bytes) -> Evidence:

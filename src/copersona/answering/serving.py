@@ -7,7 +7,7 @@ it is kept. `pipeline` decides which state, encoder and policy are in force and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from copersona.answering.prompting import PromptConfig, render
 from copersona.answering.retrieval import Candidate, RetrievalConfig, rank
-from copersona.answering.sources import Records, Vectors
+from copersona.answering.sources import Reasoner, Records, Vectors
 from copersona.answering.tendencies import describe, told_words
 from copersona.answering.text_items import TextItems, best
 from copersona.answering.words import WordCounts, own_words, peer_words, wording
@@ -25,6 +25,8 @@ from copersona.method.corpus import Corpus, build_corpus
 from copersona.method.fitted import FittedState, UserView
 from copersona.method.profiles import OwnEvidence
 from copersona.records import (
+    BOTH,
+    Branches,
     Context,
     FacetPersona,
     Interaction,
@@ -65,6 +67,7 @@ class Answered:
         persona: of the routed facets only.
         peers: who stands in for the user there, where they allow being told apart.
         quoted: ids of the other users whose words the context holds.
+        reasoned: views in which graph reasoning corrected the persona.
 
     Shapes:
         routed (n_facets,)
@@ -75,6 +78,7 @@ class Answered:
     context: Context
     peers: tuple[Peer, ...]
     quoted: frozenset[str]
+    reasoned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Desk:
         fence: marks what is quoted; drawn for each request where None, which is the safe way.
         searches_anew: peers are searched by the evidence of this moment, also for somebody whose
             neighbours the fitted state lists; an evaluation that cuts histories needs it.
+        reasoner: corrects what completion says; None leaves it as it is.
     """
 
     namespace: str
@@ -99,6 +104,7 @@ class Desk:
     secret: bytes
     fence: str | None = None
     searches_anew: bool = False
+    reasoner: Reasoner | None = None
 
     def own(self, user: str, before: float | None = None) -> Own:
         """All that is stored of a user; texts that are not encoded yet are encoded now.
@@ -124,6 +130,7 @@ class Desk:
         retrieval: RetrievalConfig,
         prompt: PromptConfig,
         count_tokens: Callable[[str], int],
+        branches: Branches = BOTH,
     ) -> Answered:
         """The context of one request, and everything an explanation needs."""
         own = self.own(query.user, before=query.at)
@@ -131,20 +138,28 @@ class Desk:
         routed = self.state.facets.route(vector)
         view = self.view(query.user, own.corpus, np.flatnonzero(routed > 0).tolist())
         persona = self.persona(view, own)
-        found = self.candidates(query, vector, routed, view, own.history, own.corpus)
+        if not branches.graph:
+            persona = unsaid(persona)
+        found = []
+        if branches.text:
+            found = self.candidates(query, vector, routed, view, own.history, own.corpus)
         length = expected_length(self.state, routed, view) if retrieval.beta_length else None
         weighed = retrieval.preferring_own(self.state.own_preference)
         evidence = rank(query, vector, routed, found, weighed, expected_length=length)
         context = render(
-            query, persona, evidence, routed, prompt, count_tokens, rng_fence=self.fence
-        )
+            query, persona if branches.text or branches.graph else None, evidence, routed, prompt,
+            count_tokens, rng_fence=self.fence,
+        )  # fmt: skip
+        context = replace(context, branches=branches)
         shown = {e.interaction_id for e in context.evidence if e.origin != "own"}
         quoted = frozenset(c.interaction.user for c in found if c.interaction.id in shown)
-        return Answered(persona, routed, context, tuple(self._peers(persona, view)), quoted)
+        reasoned = dict.fromkeys(v for done in view.facets.values() for v in done.reasoned_views)
+        return Answered(persona, routed, context, tuple(self._peers(persona, view)), quoted,
+                        tuple(reasoned))  # fmt: skip
 
     def view(self, user: str, corpus: Corpus, facets: Sequence[int] | None = None) -> UserView:
         """One user's completed facets; all of them where none are named."""
-        state = self.state
+        state, learns = self.state, self.policy.learns(user)
         if len(corpus):
             evidence = state.evidence_of(corpus)
         else:
@@ -153,11 +168,15 @@ class Desk:
                 np.zeros((*shape, len(state.models)), np.float32),
                 np.zeros((*shape, state.residuals.n_columns), np.float32),
             )
-        return state.view(
-            user, evidence, learns=self.policy.learns(user), facets=facets,
-            searches_anew=self.searches_anew,
-            may_lend=lambda peer: peer != user and self.policy.lends(peer),
+
+        def may_lend(peer: str) -> bool:
+            return peer != user and self.policy.lends(peer)
+
+        view = state.view(
+            user, evidence, learns=learns, facets=facets, searches_anew=self.searches_anew,
+            may_lend=may_lend,
         )  # fmt: skip
+        return self.reasoner.corrected(view, may_lend) if self.reasoner and learns else view
 
     def persona(self, view: UserView, own: Own) -> Persona:
         """A view as a record, with what can be said in words."""
@@ -186,7 +205,8 @@ class Desk:
         return FacetPersona(
             f, state.facets.names[f], round(float(view.support[f]), 3), own_confidence,
             max(confidence, own_confidence), n_contributors,
-            0.0 if done.abstained else done.peers.alignment, done.abstained,
+            done.peers.alignment if done.borrowed_views else 0.0,
+            "" if done.borrowed_views else done.abstained,
             (*self._own_tendencies(view, f, done), *self._own_words(view.user, f, texts),
              *self._borrowed_tendencies(f, done), *self._peers_words(view.user, f, done)),
         )  # fmt: skip
@@ -323,6 +343,11 @@ class Desk:
                 if row not in alias_of:
                     alias_of[row] = pseudonym(self.secret, view.user, name)
                 yield Peer(alias_of[row], facet.facet, alignment, weight)
+
+
+def unsaid(persona: Persona) -> Persona:
+    """A persona of which nothing is told but what the user said outright."""
+    return replace(persona, facets=tuple(replace(facet, tendencies=()) for facet in persona.facets))
 
 
 def expected_length(state: FittedState, routed: Array, view: UserView) -> float | None:

@@ -1,17 +1,18 @@
-"""What answering reads: stored interactions and vectors of texts, as protocols.
+"""What answering reads: stored interactions, vectors of texts and what was trained, as protocols.
 
 A deployment passes its store and its embedding cache; an evaluation passes what a system may see
-of one request, held in memory. Knows no database and no encoder.
+of one request, held in memory. Knows no database, no encoder and no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from copersona.method.fitted import UserView
 from copersona.records import Interaction
 from copersona.storage.store import Remembered
 
@@ -56,3 +57,10 @@ class Vectors(Protocol):
 
     def of_request(self, text: str) -> Array:
         """The vector of a text that is not kept: (dim,)."""
+
+
+class Reasoner(Protocol):
+    """Graph reasoning over the fitted state in force; see `GraphReasoner`, which is one."""
+
+    def corrected(self, view: UserView, may_lend: Callable[[str], bool]) -> UserView:
+        """A view of somebody who learns from others, its completed facets corrected."""

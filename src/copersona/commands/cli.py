@@ -9,19 +9,19 @@ long to load stand inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
+from copersona.commands import decisions, terminal
 from copersona.commands import options as opt
-from copersona.commands import terminal
 from copersona.commands.evaluate import cached_results, evaluate
-from copersona.commands.session import Session
+from copersona.commands.session import Session, check, session_of
 from copersona.commands.settings import read_settings
 from copersona.demo.command import demo
 from copersona.errors import (
@@ -32,6 +32,7 @@ from copersona.errors import (
     NotFittedError,
     UnknownUserError,
 )
+from copersona.records import Branches
 
 if TYPE_CHECKING:
     from copersona.pipeline import CoPersona
@@ -47,8 +48,6 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (CoPersonaError, 4),  # what is left of them: the store, the fitted state, a model
     (OSError, 4),  # a full disk, a folder that may not be written
 )
-
-_DAY_S = 86_400
 
 
 class Program(TyperGroup):
@@ -106,14 +105,10 @@ def _begin(
     debug: opt.Debug = False,
     _version: opt.Version = False,
 ) -> None:
-    session = _session(ctx)
+    session = session_of(ctx)
     session.is_debugging = debug
     given = {"store": store, "namespace": namespace, "encoder": encoder, "llm": llm}
     session.settings = read_settings(file=config, given=given)
-
-
-def _session(ctx: typer.Context) -> Session:
-    return ctx.ensure_object(Session)
 
 
 app.command()(demo)
@@ -152,7 +147,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
     if bool(files) == bool(dataset):
         raise ConfigError("give files, or a data set with --dataset NAME DIR")
     columns = ColumnMap(user, input, response, item, rating, label, at, facet)
-    with _session(ctx).open(create=True) as engine, terminal.progress_bars() as report:
+    with session_of(ctx).open(create=True) as engine, terminal.progress_bars() as report:
         reads = [
             partial(
                 engine.ingest,
@@ -203,11 +198,25 @@ def _ingest_code(reports: list[IngestReport], n_unread: int) -> int:
 
 
 @app.command()
-def fit(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
+def fit(ctx: typer.Context, reasoning: opt.Reasoning = False, as_json: opt.AsJson = False) -> None:
     """Learn facets and the persona graph from all who lend."""
-    with _session(ctx).open() as engine, terminal.progress_bars() as report:
+    with session_of(ctx).open() as engine, terminal.progress_bars() as report:
         fitted = engine.fit(progress=report)
+        if reasoning:
+            trained = engine.train(progress=report)
+            fitted = replace(fitted, state=trained.state, reasoning=trained.said)
     terminal.say_fitted(fitted, as_json=as_json)
+
+
+@app.command()
+def train(ctx: typer.Context, device: opt.Device = "cpu", as_json: opt.AsJson = False) -> None:
+    """Train graph reasoning on the fitted state.
+
+    On users who allow it; it is used where it beats completion on users it has not seen.
+    """
+    with session_of(ctx).open() as engine, terminal.progress_bars() as report:
+        trained = engine.train(device=device, progress=report)
+    terminal.say_trained(trained, as_json=as_json)
 
 
 # ── asking ────────────────────────────────────────────────────────────────────────────────────
@@ -216,8 +225,8 @@ def fit(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
 @app.command()
 def persona(ctx: typer.Context, user: opt.User, as_json: opt.AsJson = False) -> None:
     """Show what is known of a user, and what of it is borrowed."""
-    _check(user)
-    with _session(ctx).open() as engine:
+    check(user)
+    with session_of(ctx).open() as engine:
         found = engine.persona(user)
     terminal.say_json(found) if as_json else terminal.say_persona(found)
 
@@ -230,17 +239,19 @@ def prompt(
     budget: opt.Budget = None,
     instruction: opt.Instruction = "",
     item: opt.Item = None,
+    branches: opt.BranchNames = "text,graph",
     as_json: opt.AsJson = False,
 ) -> None:
     """Print the personalised messages of one request.
 
     No language model is called.
     """
-    _check(user, text)
-    with _session(ctx).open() as engine:
+    check(user, text)
+    with session_of(ctx).open() as engine:
         context = engine.prompt(
-            user, text, instruction=instruction, item=item, budget_tokens=budget
-        )
+            user, text, instruction=instruction, item=item, budget_tokens=budget,
+            branches=Branches.named(branches),
+        )  # fmt: skip
     terminal.say_json(context) if as_json else terminal.say_messages(context)
 
 
@@ -255,19 +266,21 @@ def chat(  # noqa: PLR0913  one parameter per option
     max_tokens: opt.MaxTokens = 256,
     temperature: opt.Temperature = None,
     samples: opt.Samples = 1,
+    branches: opt.BranchNames = "text,graph",
     as_json: opt.AsJson = False,
 ) -> None:
     """Answer with the language model, personalised.
 
     One request, or every line of standard input.
     """
-    asked: dict[str, Any] = {"instruction": instruction, "item": item, "budget_tokens": budget}
+    asked: dict[str, Any] = {"instruction": instruction, "item": item, "budget_tokens": budget,
+                             "branches": Branches.named(branches)}  # fmt: skip
     how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "n": samples}
-    _check(user, text)
-    with _session(ctx).open() as engine:
+    check(user, text)
+    with session_of(ctx).open() as engine:
         engine.language_model()  # where there is none, before anything is computed or stored
         for line in terminal.typed_lines() if text is None else [text]:
-            _check(user, line)
+            check(user, line)
             context = engine.prompt(user, line, **asked)
             try:
                 answer = engine.answer(context, **how)
@@ -283,15 +296,16 @@ def vote(
     user: opt.User,
     text: opt.Text,
     item: opt.Item = None,
+    branches: opt.BranchNames = "text,graph",
     as_json: opt.AsJson = False,
 ) -> None:
     """Show how a user would label and rate something.
 
     No language model is called.
     """
-    _check(user, text)
-    with _session(ctx).open() as engine:
-        found = engine.vote(user, text, item=item)
+    check(user, text)
+    with session_of(ctx).open() as engine:
+        found = engine.vote(user, text, item=item, branches=Branches.named(branches))
     terminal.say_json(found) if as_json else terminal.say_vote(found)
 
 
@@ -300,15 +314,16 @@ def explain(
     ctx: typer.Context,
     trace_or_user: opt.TraceOrUser,
     text: opt.NewText = None,
+    branches: opt.BranchNames = "text,graph",
     as_json: opt.AsJson = False,
 ) -> None:
     """Say what went into a context, and why.
 
     Of a past request by its trace, or of a new one.
     """
-    _check(trace_or_user, text)
-    with _session(ctx).open() as engine:
-        explanation = _explained(engine, trace_or_user, text)
+    check(trace_or_user, text)
+    with session_of(ctx).open() as engine:
+        explanation = _explained(engine, trace_or_user, text, Branches.named(branches))
     if as_json:
         terminal.say_json(explanation.to_dict())
         return
@@ -316,9 +331,11 @@ def explain(
         terminal.say(line)
 
 
-def _explained(engine: CoPersona, trace_or_user: str, text: str | None) -> Explanation:
+def _explained(
+    engine: CoPersona, trace_or_user: str, text: str | None, branches: Branches
+) -> Explanation:
     if text is not None:
-        return engine.explain_query(trace_or_user, text)
+        return engine.explain_query(trace_or_user, text, branches=branches)
     try:
         return engine.explain(trace_or_user)
     except UnknownUserError as error:
@@ -327,116 +344,8 @@ def _explained(engine: CoPersona, trace_or_user: str, text: str | None) -> Expla
         ) from error
 
 
-# ── what users decide ─────────────────────────────────────────────────────────────────────────
-
-
-@app.command()
-def consent(
-    ctx: typer.Context,
-    user: opt.User,
-    remember: opt.Remember = None,
-    learn: opt.Learn = None,
-    lend: opt.Lend = None,
-    train: opt.Train = None,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Show what a user allows, or change it."""
-    _check(user)
-    asked = {"remember": remember, "learn": learn, "lend": lend, "train": train}
-    changes = {purpose: value for purpose, value in asked.items() if value is not None}
-    with _session(ctx).open(create=bool(changes)) as engine:
-        allowed = engine.set_consent(user, **changes) if changes else engine.consent(user)
-    if lend == "text":
-        terminal.notice(
-            "lend text: whole items of this user may be quoted to the language model of others, "
-            "and so to whoever runs it"
-        )
-    if remember is False:
-        terminal.notice("no-remember: the history of this user was erased")
-    terminal.say_fields(allowed, as_json=as_json)
-
-
-@app.command()
-def instruct(ctx: typer.Context, user: opt.User, text: opt.Said) -> None:
-    """Keep what a user says outright; it outranks all else."""
-    _check(user, text)
-    with _session(ctx).open(create=True) as engine:
-        engine.instruct(user, text)
-    terminal.notice("kept")
-
-
-@app.command()
-def correct(  # noqa: PLR0913  one parameter per option
-    ctx: typer.Context,
-    user: opt.User,
-    interaction_id: opt.InteractionId,
-    input: opt.Changed = None,
-    response: opt.Changed = None,
-    item: opt.Changed = None,
-    rating: opt.NewRating = None,
-    label: opt.Changed = None,
-    at: opt.Changed = None,
-    facet: opt.Changed = None,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Change fields of one interaction."""
-    from copersona.interactions import parse_time
-
-    texts = {"input": input, "response": response}
-    optional = {"item": item, "label": label, "facet": facet}
-    changes: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
-    changes |= {name: text or None for name, text in optional.items() if text is not None}
-    if rating is not None:
-        changes["rating"] = rating
-    if at is not None:
-        changes["at"] = parse_time(at)
-    if not changes:
-        raise ConfigError("nothing to change; give a field, such as --response TEXT")
-    with _session(ctx).open() as engine:
-        now = engine.correct(user, interaction_id, **changes)
-    terminal.say_json(now) if as_json else terminal.say(f"corrected {now.id}")
-
-
-@app.command()
-def remove(ctx: typer.Context, user: opt.User, interaction_id: opt.InteractionId) -> None:
-    """Erase one interaction."""
-    with _session(ctx).open() as engine:
-        engine.remove(user, interaction_id)
-    terminal.notice("removed")
-
-
-@app.command()
-def expire(ctx: typer.Context, older_than: opt.Days, as_json: opt.AsJson = False) -> None:
-    """Erase all interactions older than so many days.
-
-    Of all users; undated ones stay.
-    """
-    with _session(ctx).open() as engine:
-        n_erased = engine.expire(time.time() - older_than * _DAY_S)
-    terminal.say_json({"erased": n_erased}) if as_json else terminal.say(f"{n_erased:,} erased")
-
-
-@app.command()
-def forget(
-    ctx: typer.Context, user: opt.User, yes: opt.Yes = False, as_json: opt.AsJson = False
-) -> None:
-    """Erase a user everywhere and print the receipt."""
-    _check(user)
-    with _session(ctx).open() as engine:
-        if not yes:
-            n_rows = len(engine.store.history(engine.namespace, user))
-            terminal.ask(f"Forget {user} and {n_rows:,} interactions for good?")
-        receipt = engine.forget(user)
-    terminal.say_receipt(receipt, as_json=as_json)
-
-
-@app.command()
-def readmit(ctx: typer.Context, user: opt.User) -> None:
-    """Take a forgotten user in again, who starts anew."""
-    _check(user)
-    with _session(ctx).open() as engine:
-        engine.readmit(user)
-    terminal.notice("readmitted")
+for _verb in decisions.VERBS:
+    app.command()(_verb)
 
 
 # ── the store and the models ──────────────────────────────────────────────────────────────────
@@ -448,7 +357,7 @@ def export(ctx: typer.Context, directory: opt.Folder, as_json: opt.AsJson = Fals
 
     Interactions as JSON lines and Parquet, consents and instructions as JSON.
     """
-    with _session(ctx).open() as engine:
+    with session_of(ctx).open() as engine:
         place = engine.export(directory)
     terminal.say_json({"path": place}) if as_json else terminal.say(str(place))
 
@@ -459,7 +368,7 @@ def doctor(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
 
     The exit code is 4 where there is any.
     """
-    with _session(ctx).open() as engine:
+    with session_of(ctx).open() as engine:
         problems = engine.doctor()
     if as_json:
         terminal.say_json({"problems": problems})
@@ -485,15 +394,3 @@ def install_model(name: opt.ModelName, as_json: opt.AsJson = False) -> None:
     with terminal.progress_bars() as report:
         place = models.install(name, progress=report)
     terminal.say_json({"name": name, "path": place}) if as_json else terminal.say(str(place))
-
-
-def _check(user: str, text: str | None = None) -> None:
-    """Refuse a user id or a text that no store would take.
-
-    Raises:
-        DataError: empty, oversized, with NUL bytes or not Unicode; names the field.
-    """
-    from copersona.interactions import check
-    from copersona.records import Interaction
-
-    check(Interaction(user=user, response=user if text is None else text))

@@ -57,6 +57,9 @@ ModelName = Annotated[str, typer.Argument(metavar="NAME", help="As `models list`
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Serve nothing that was trained on the user.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check only; store nothing.")]
 
 UserColumn = Annotated[str | None, typer.Option(metavar="COL", help="Column with the user id.")]
@@ -93,6 +96,13 @@ KeepConsent = Annotated[
     bool, typer.Option("--keep-consent", help="Authors of the data set stay at the default.")
 ]
 
+BranchNames = Annotated[
+    str, typer.Option("--branches", metavar="NAMES", help="text,graph, text, graph or none.")
+]
+Reasoning = Annotated[
+    bool, typer.Option("--reasoning", help="Train graph reasoning as well; see `train`.")
+]
+Device = Annotated[str, typer.Option(help="cpu, or cuda where there is one.")]
 Budget = Annotated[int | None, typer.Option(min=1, help="Most tokens the context may have.")]
 Instruction = Annotated[str, typer.Option(help="What the language model is to do with TEXT.")]
 Item = Annotated[str | None, typer.Option(help="The item that the request is about.")]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import typer
+
 from copersona.commands.settings import Settings
 from copersona.errors import ConfigError
 
@@ -46,3 +48,20 @@ class Session:
             api_key=settings.api_key,
             encoder_api_key=settings.encoder_api_key,
         )
+
+
+def session_of(ctx: typer.Context) -> Session:
+    """The session of a command line."""
+    return ctx.ensure_object(Session)
+
+
+def check(user: str, text: str | None = None) -> None:
+    """Refuse a user id or a text that no store would take.
+
+    Raises:
+        DataError: empty, oversized, with NUL bytes or not Unicode; names the field.
+    """
+    from copersona import interactions  # noqa: PLC0415  as above
+    from copersona.records import Interaction  # noqa: PLC0415
+
+    interactions.check(Interaction(user=user, response=user if text is None else text))

@@ -29,7 +29,7 @@ from copersona.records import Context, FacetPersona, Persona, RowOutcome, Vote, 
 
 if TYPE_CHECKING:
     from copersona.language.models import ModelStatus
-    from copersona.reports import Answer, FitReport, IngestReport, Receipt
+    from copersona.reports import Answer, FitReport, IngestReport, Receipt, TrainReport
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much; 0 where unknown."""
@@ -70,6 +70,8 @@ def plain(value: object) -> Any:
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
+    if hasattr(value, "tolist"):  # an array
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value
 
 
@@ -191,6 +193,18 @@ def say_fitted(report: FitReport, *, as_json: bool) -> None:
     say(f"{len(report.facets)} facets: {'; '.join(report.facets)}")
     if report.abstaining:
         say(f"nothing will be borrowed: {report.abstaining}")
+    for sentence in report.reasoning:
+        say(sentence)
+
+
+def say_trained(report: TrainReport, *, as_json: bool) -> None:
+    """Print what was trained and where it will be used."""
+    if as_json:
+        say_json(report)
+        return
+    say(f"state {report.state}: {report.seconds:.1f} s")
+    for sentence in report.said:
+        say(sentence)
 
 
 def say_answer(answer: Answer, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from copersona.answering.ballots import vote
-from copersona.answering.serving import Desk, Own
+from copersona.answering.serving import Desk, Own, unsaid
 from copersona.answering.votes import VoteConfig
 from copersona.contenders.other_peers import RandomLenders, RewiredLenders, with_other_peers
 from copersona.contenders.systems import ANY, TEXT, register
@@ -134,8 +134,7 @@ class _TrialDesk(Desk):
         if self.says_borrowed:
             return persona
         if not self.says_own:
-            unsaid = tuple(replace(facet, tendencies=()) for facet in persona.facets)
-            return replace(persona, facets=unsaid)
+            return unsaid(persona)
         return replace(persona, facets=tuple(
             replace(
                 facet, confidence=facet.own_confidence, n_contributors=0,

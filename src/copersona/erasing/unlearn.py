@@ -39,6 +39,8 @@ LEFT_IN: Mapping[str, tuple[str, ...]] = {
     "others' neighbour lists, edges and hub corrections, found while the user was among them": (
         "graph.neighbours", "graph.is_edge", "graph.radius"),
     "others' word counts, where the user was the first to write the same text": ("words.*",),
+    "what was trained on the state, where the user allowed it, and the neighbour lists in it": (
+        "learnt.*", "learnt"),
     "what the user had removed, corrected or let expire since the fit, in the means of items": (
         "residuals.item_sums", "residuals.item_counts", "fitted_ids"),
 }  # fmt: skip

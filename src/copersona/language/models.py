@@ -27,6 +27,7 @@ from typing import Any
 from copersona.artifacts import check_files, describe_file, locked, sha256_of, staging, sync_folder
 from copersona.errors import ArtifactError, BackendError, ConfigError, MissingExtraError
 
+TRAIN_COMMAND = "pip install 'copersona[train]'"
 LOCAL_COMMAND = "pip install 'copersona[local]'"
 FORMAT_VERSION = 1
 
@@ -142,6 +143,11 @@ def require(module: str, command: str = LOCAL_COMMAND) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(f"{module} is not installed; run: {command}") from error
+
+
+def require_torch() -> None:
+    """Say which command installs torch, where what was trained or is to be trained needs it."""
+    require("torch", TRAIN_COMMAND)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class FacetCompletion:
         abstained: the reason why nothing was borrowed; empty where something was.
         borrowed_views: views in which peers moved the estimate, with the number of
             contributors to each.
+        reasoned_views: views in which graph reasoning corrected it, see `reasoning`.
 
     Shapes:
         own, completed (n_columns,): estimate from own evidence alone, and after completion ·
@@ -50,6 +51,7 @@ class FacetCompletion:
     agreement: float
     abstained: str
     borrowed_views: Mapping[str, int]
+    reasoned_views: tuple[str, ...] = ()
 
 
 def complete_facet(

@@ -146,9 +146,11 @@ class FittedState:
         states = layer_states(evidence, self.models)
         chosen = range(self.n_facets) if facets is None else facets
         offers: Sequence[Offers | None] = [None] * len(chosen)
+        lending = np.zeros(0, np.int64)
         if learns:
             candidates = self._candidates(user, states, searches_anew)
             lends = np.array([may_lend(self.lenders[c]) for c in candidates.tolist()], bool)
+            lending = candidates[lends]
             offers = self.lending.offers(states, 0, candidates, lends, chosen)
         completed = {
             f: complete_facet(
@@ -163,7 +165,7 @@ class FittedState:
             )
             for f, offer in zip(chosen, offers, strict=True)
         }
-        return UserView(user, evidence, states, completed)
+        return UserView(user, evidence, states, completed, lending)
 
     def _candidates(self, user: str, states: LayerStates, searches_anew: bool) -> Array:
         """Listed neighbours of a lender; for anyone else the nearest lenders of every layer."""
@@ -176,12 +178,17 @@ class FittedState:
 
 @dataclass(frozen=True)
 class UserView:
-    """One user under one fitted state: own evidence and the completed facets, by number."""
+    """One user under one fitted state: own evidence and the completed facets, by number.
+
+    Shapes:
+        near (n,): rows of the lenders near the user in any layer who lend now
+    """
 
     user: str
     evidence: OwnEvidence
     states: LayerStates
     facets: Mapping[int, FacetCompletion]
+    near: Array
 
     @property
     def support(self) -> Array:

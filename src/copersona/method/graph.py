@@ -60,6 +60,13 @@ class LayerStates:
         """Number of facets."""
         return int(self.support.shape[1])
 
+    def take(self, rows: Array) -> LayerStates:
+        """The same of some users."""
+        return LayerStates(
+            self.vectors[rows], self.credibility[rows], self.specifics[rows], self.support[rows],
+            tuple(posterior.take(rows) for posterior in self.posteriors),
+        )  # fmt: skip
+
 
 def layer_states(evidence: OwnEvidence, models: Sequence[ViewModel]) -> LayerStates:
     """Own evidence as layer states; the same function for a whole population and one user.

@@ -228,6 +228,12 @@ class Posterior:
     others: Array
     others_variance: Array
 
+    def take(self, rows: Array) -> Posterior:
+        """The same of some users."""
+        return Posterior(
+            self.theta[rows], self.variance[rows], self.others[rows], self.others_variance[rows]
+        )
+
 
 def fit_view_models(
     observed: Observed, evidence: OwnEvidence, config: ProfileConfig

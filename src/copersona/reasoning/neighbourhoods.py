@@ -73,7 +73,7 @@ def neighbourhoods(
     Shapes:
         may_lend (n_lenders,) bool
     """
-    nodes, credibility = _nodes(state.models, evidence, states)
+    nodes, credibility = nodes_of(state.models, evidence, states)
     shape = (len(nodes), state.n_facets, n_peers)
     peers, alignments = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
     lending = state.lending
@@ -101,9 +101,14 @@ def units(models: Sequence[ViewModel]) -> Array:
     return np.concatenate(wide, axis=1)
 
 
-def _nodes(
+def nodes_of(
     models: Sequence[ViewModel], evidence: OwnEvidence, states: LayerStates
 ) -> tuple[Array, Array]:
+    """A node for every user and facet, and the weight of own evidence there.
+
+    Shapes:
+        -> (n, n_facets, width) float32, (n, n_facets) float32
+    """
     tendencies = np.concatenate([p.theta for p in states.posteriors], axis=2) / units(models)
     known = [
         1 - posterior.variance / variance_of(model)

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from copersona.errors import DataError
 from copersona.method.corpus import Corpus
 from copersona.method.fitted import FittedState
 from copersona.method.residuals import columns_of
 from copersona.reasoning.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from copersona.reasoning.config import TrainingConfig
 from copersona.reasoning.examples import Examples, corrections, tensors
 from copersona.reasoning.hidden import KEPT, Hidden, hide
 from copersona.reasoning.neighbourhoods import of_lenders, width_of
@@ -40,32 +40,6 @@ _PARTS = ("learn", "stop", "decide")
 _LEAST = 30
 """Examples below which nothing can be learnt, or decided."""
 _ONE_SIDED_95 = 1.645
-
-
-class TrainingConfig(BaseModel):
-    """How graph reasoning is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: int = Field(64, ge=8)
-    n_heads: int = Field(4, ge=1)
-    n_peers: int = Field(16, ge=3)
-    """Peers each facet listens to …"""
-    n_second: int = Field(8, ge=3)
-    """… and each of these peers in turn."""
-    edge_dropout: float = Field(0.2, ge=0, lt=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    batch: int = Field(128, ge=2)
-    epochs: int = Field(20, ge=1)
-    """Most passes; each hides other facets."""
-    examples: int = Field(3000, ge=50)
-    """Most masked facets in one pass, and in each of the two tests."""
-    patience: int = Field(4, ge=1)
-    """Passes without a better test after which training stops."""
-    nce: float = Field(0.0, ge=0)
-    """Weight of telling people apart; see docs/experiments.md."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +60,13 @@ class Decision:
     def is_used(self) -> bool:
         """Whether the correction is used in this view: its bound is above 0."""
         return self.lower > 0
+
+    @property
+    def sentence(self) -> str:
+        """What was decided, and by which numbers."""
+        told = f"removes {self.gain:.1%} of the squared error (at least {self.lower:.1%})"
+        chosen = "is used" if self.is_used else "is not used, completion in closed form is"
+        return f"{self.view}: {chosen}; on {self.n_users:,} other users it {told}"
 
 
 @dataclass(frozen=True)

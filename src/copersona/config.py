@@ -1,0 +1,23 @@
+"""The settings of a deployment as one object, each part from the module that it configures."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from copersona.answering.prompting import PromptConfig
+from copersona.answering.retrieval import RetrievalConfig
+from copersona.answering.votes import VoteConfig
+from copersona.method.fitted import MethodConfig
+from copersona.reasoning.config import TrainingConfig
+
+
+class CoPersonaConfig(BaseModel):
+    """Settings of a deployment; the fields are explained at the classes they belong to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: MethodConfig = MethodConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    prompt: PromptConfig = PromptConfig()
+    vote: VoteConfig = VoteConfig()
+    reasoning: TrainingConfig = TrainingConfig()
