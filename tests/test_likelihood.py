@@ -12,20 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
 
 from copersona.errors import BackendError, ConfigError
 from copersona.language import likelihood
 from copersona.language.generation import LocalGenerator
 from copersona.language.likelihood import Likelihood, LocalScorer
 from copersona.language.models import require
+from tiny_model import CONTEXT, save_tiny_model
 
-TEMPLATE = (
-    "{% for m in messages %}<|turn|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|turn|>assistant: {% endif %}"
-)
-CONTEXT = 512
 PAIRS = [
     ("Tea or coffee?", "Tea, and a lot of it."),
     ("Tea or coffee?", "Coffee"),
@@ -47,26 +41,7 @@ def asked(pairs: list[tuple[str, str]]) -> list[tuple[list[dict[str, str]], str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights whose tokens are bytes."""
-    transformers = require("transformers")
-    words = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({word: n for n, word in enumerate(words)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", additional_special_tokens=["<|turn|>"]
-    )
-    fast.chat_template = TEMPLATE
-    require("torch").manual_seed(5)
-    config = transformers.LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=CONTEXT,
-        eos_token_id=fast.eos_token_id, bos_token_id=None, initializer_range=0.5,
-    )  # fmt: skip
-    place = tmp_path_factory.mktemp("tiny")
-    transformers.LlamaForCausalLM(config).save_pretrained(place)
-    fast.save_pretrained(place)
-    return place
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def one_by_one(folder: Path, text: str, reference: str) -> Likelihood:
@@ -231,9 +206,9 @@ def test_a_common_beginning_leaves_every_prompt_a_token(
 
 
 def test_batches_hold_what_fits_and_what_never_fits_alone() -> None:
-    found = likelihood._batches([1, 2, 2, 9, 3], lambda batch: sum(batch) <= 4)
+    found = likelihood.batches([1, 2, 2, 9, 3], lambda batch: sum(batch) <= 4)
     assert list(found) == [[1, 2], [2], [9], [3]]
-    assert list(likelihood._batches([], lambda batch: True)) == []
+    assert list(likelihood.batches([], lambda batch: True)) == []
 
 
 @pytest.mark.local_model

@@ -3,7 +3,8 @@
 Three are built in: `openai:MODEL@URL` (any OpenAI-compatible server), `local:NAME` (a causal
 language model in a folder, in this process) and `echo`, which says what it was given. Texts are
 counted by the model's own tokenizer where there is one, else by `approximate_tokens`, which rather
-counts too many than too few.
+counts too many than too few. A model in this process also takes soft tokens: vectors in the place
+of tokens, in front of the last message of the user.
 
 This module does not know where messages come from, never logs them, and loads torch only for a
 local model.
@@ -18,21 +19,25 @@ import string
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from copersona.errors import BackendError, ConfigError
+from copersona.errors import BackendError, ConfigError, DataError, ShapeError
 from copersona.language import models
 from copersona.language.endpoints import Endpoint
 
 Messages = Sequence[Mapping[str, str]]
 """Chat messages with `role` and `content`."""
+Array = NDArray[Any]
 
 _LETTERS = string.ascii_letters.encode()
 _SPACES = b" \r\v\f"  # line feeds and tabs are tokens of their own
 _ASCII = bytes(range(128))
+_PRIVATE = range(0xE000, 0xF900)  # letters that Unicode gives no meaning
 
 
 class Generator(Protocol):
@@ -202,6 +207,7 @@ class LocalModel:
         if str(folder_or_name) in models.MODELS or not folder.is_dir():
             folder = models.locate(str(folder_or_name), models_folder)
         self._folder = folder
+        self._pinned = models.MODELS.get(os.fspath(folder_or_name))
         self._torch.set_num_threads(threads or 1)
         try:
             with models.quiet_loading():
@@ -222,29 +228,62 @@ class LocalModel:
         self._marks = _special_tokens(self._tokenizer)
         self._turn = threading.Lock()
 
+    @cached_property
+    def identity(self) -> str:
+        """Name and content: what has the same identity computes the same."""
+        pinned = self._pinned
+        return f"{self.name}@{pinned.weights_sha256 if pinned else models.hash_of(self._folder)}"
+
     def count_tokens(self, text: str) -> int:
         """Return how many tokens the model's own tokenizer makes of `text`."""
-        return len(self._tokenizer.encode(_sendable(text), add_special_tokens=False))
+        return len(self._encoded(_sendable(text)))
 
     def _prompt(self, messages: Messages) -> list[int]:
-        plain = [
+        return self._encoded(self._rendered(self._spoken(messages)))
+
+    def _prompt_around(self, messages: Messages) -> tuple[list[int], list[int]]:
+        """Return the tokens before and after where the last message of the user begins."""
+        spoken = self._spoken(messages)
+        asked = [each for each in spoken if each["role"] == "user"]
+        if not asked:
+            raise DataError("no message is a user's: there is no place for soft tokens")
+        said = {letter for each in spoken for letter in each["content"]}
+        mark = next(letter for letter in map(chr, _PRIVATE) if letter not in said)
+        asked[-1]["content"] = mark + asked[-1]["content"]
+        before, *after = self._rendered(spoken).split(mark)
+        if not before or len(after) != 1 or not after[0]:
+            raise BackendError(f"{self.name}: the chat template has no place for soft tokens")
+        return self._encoded(before), self._encoded(after[0])
+
+    def _spoken(self, messages: Messages) -> list[dict[str, str]]:
+        return [
             {"role": each["role"], "content": self._plain(each["content"])} for each in messages
         ]
-        text = self._tokenizer.apply_chat_template(
-            plain, add_generation_prompt=True, tokenize=False
+
+    def _rendered(self, spoken: Messages) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            spoken, add_generation_prompt=True, tokenize=False
         )
+        return text
+
+    def _encoded(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _embedded(self, tokens: Sequence[Any]) -> Any:
+        """Return one vector a token, as the network takes them in."""
+        ids = self._torch.tensor(tokens, dtype=self._torch.long, device=self._device)
+        return self._model.get_input_embeddings()(ids)
 
     def _plain(self, content: str) -> str:
         """Take out the tokens by which the chat template marks whose turn it is."""
         return _sendable(self._marks.sub(" ", content))
 
-    def _room(self, prompt: Sequence[int]) -> int:
+    def _room(self, n_prompt: int) -> int:
         """Return how many tokens an answer may have; raises where that is none."""
-        room = self.context_tokens - len(prompt)
+        room = self.context_tokens - n_prompt
         if room < 1:
             raise BackendError(
-                f"{self.name} holds {self.context_tokens} tokens; the prompt has {len(prompt)}"
+                f"{self.name} holds {self.context_tokens} tokens; the prompt has {n_prompt}"
             )
         return room
 
@@ -265,9 +304,19 @@ class LocalGenerator(LocalModel):
         max_tokens: int = 256,
         temperature: float = 0.0,
         seed: int | None = None,
+        soft: Array | None = None,
     ) -> str:
-        """Return the whole answer; see `Generator`."""
-        pieces = self.stream(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        """Return the whole answer; see `Generator`.
+
+        Args:
+            soft: soft tokens, in front of the last message of the user; float32.
+
+        Shapes:
+            soft (n_tokens, width of the model)
+        """
+        pieces = self.stream(
+            messages, max_tokens=max_tokens, temperature=temperature, seed=seed, soft=soft
+        )
         return "".join(pieces)
 
     def stream(
@@ -277,29 +326,44 @@ class LocalGenerator(LocalModel):
         max_tokens: int = 256,
         temperature: float = 0.0,
         seed: int | None = None,
+        soft: Array | None = None,
     ) -> Iterator[str]:
-        """Yield the answer piece by piece; see `Generator`."""
-        prompt = self._prompt(messages)
-        limit = min(max_tokens, self._room(prompt))
+        """Yield the answer piece by piece; see `generate`."""
+        if soft is None:
+            prompt = self._prompt(messages)
+            given, n_prompt = {"input_ids": self._torch.tensor([prompt])}, len(prompt)
+        else:
+            vectors = self._softened(messages, soft)
+            given, n_prompt = {"inputs_embeds": vectors}, vectors.shape[1]
+        limit = min(max_tokens, self._room(n_prompt))
         said: list[int] = []
         shown = ""
-        for token in self._tokens(prompt, limit, temperature, seed):
+        for token in self._tokens(given, limit, temperature, seed):
             said.append(token)
             text = self._text(said)
             if not text.endswith("\ufffd"):  # else the token ends inside a character
                 yield text[len(shown) :]
                 shown = text
 
+    def _softened(self, messages: Messages, soft: Array) -> Any:
+        """Return a prompt as vectors, soft tokens among them; one row."""
+        before, after = map(self._embedded, self._prompt_around(messages))
+        if soft.ndim != 2 or soft.shape[1] != after.shape[1]:
+            raise ShapeError(f"soft tokens of {self.name} are rows of {after.shape[1]} numbers")
+        between = self._torch.from_numpy(soft).to(after)
+        return self._torch.cat([before, between, after])[None].detach()
+
     def _tokens(
-        self, prompt: list[int], limit: int, temperature: float, seed: int | None
+        self, given: dict[str, Any], limit: int, temperature: float, seed: int | None
     ) -> Iterator[int]:
         torch = self._torch
         random = torch.Generator()
         random.manual_seed(seed) if seed is not None else random.seed()
-        ids, past = torch.tensor([prompt], device=self._device), None
+        past = None
         for _ in range(limit):
             with self._turn, torch.inference_mode():
-                answer = self._model(input_ids=ids, past_key_values=past, use_cache=True)
+                given = {name: value.to(self._device) for name, value in given.items()}
+                answer = self._model(**given, past_key_values=past, use_cache=True)
                 logits, past = answer.logits[0, -1].float().cpu(), answer.past_key_values
                 if temperature > 0:
                     shares = torch.softmax(logits / temperature, dim=-1)
@@ -309,7 +373,7 @@ class LocalGenerator(LocalModel):
             if token in self._ends:
                 return
             yield token
-            ids = torch.tensor([[token]], device=self._device)
+            given = {"input_ids": torch.tensor([[token]])}
 
 
 class EchoGenerator:

@@ -13,18 +13,14 @@ no results, and does not know what the texts are.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from copersona.artifacts import sha256_of
 from copersona.errors import BackendError, ConfigError
-from copersona.language import models
 from copersona.language.generation import LocalModel, Messages
 
 Tokens = list[int]
@@ -34,8 +30,8 @@ SHORTEST_SHARED = 32
 """Tokens from which a common beginning is worth a pass through the network of its own."""
 
 _BATCH_TOKENS = {"cpu": 512, "cuda": 8192}  # on 2 cores, 4 prompts of 400 tokens took 10 % longer
-_HELD = 16  # times the tokens of a batch: tokens of which keys and values are held
-_LOGITS = 2**28  # numbers in one table of rows x tokens x vocabulary; 0.5 GiB in bfloat16
+HELD = 16  # times the tokens of a batch: tokens of which keys and values are held
+LOGITS = 2**28  # numbers in one table of rows x tokens x vocabulary; 0.5 GiB in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +107,6 @@ class LocalScorer(LocalModel):
         self._batch_tokens = batch_tokens or _BATCH_TOKENS[self._device]
         self._shortest_shared = shortest_shared
         self._n_words: int = self._model.get_output_embeddings().weight.shape[0]
-        pinned = models.MODELS.get(os.fspath(folder_or_name))
-        weights = pinned.weights_sha256 if pinned else _hash_of_files(self._folder)
-        self.identity = f"{self.name}@{weights}"
-        """Name and content: what has the same identity computes the same."""
 
     def nll(self, pairs: Sequence[tuple[Messages, str]]) -> list[Likelihood]:
         """Return the likelihood of each reference as the answer to its messages.
@@ -155,12 +147,12 @@ class LocalScorer(LocalModel):
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}: it must be at least 1")
         prompts = [self._prompt(messages) for messages in asked]
-        limits = [min(max_tokens, self._room(prompt)) for prompt in prompts]
+        limits = [min(max_tokens, self._room(len(prompt))) for prompt in prompts]
         answers = [""] * len(asked)
         with self._turn, self._torch.inference_mode():
             past = self._extended(_Past(), prompts)
             order = sorted(range(len(asked)), key=lambda place: len(prompts[place]))
-            for batch in _batches(order, lambda b: self._may_hold(b, prompts, max_tokens)):
+            for batch in batches(order, lambda b: self._may_hold(b, prompts, max_tokens)):
                 rests = [prompts[place][past.n_tokens :] for place in batch]
                 said = self._said(past, rests, [limits[place] for place in batch])
                 for place, tokens in zip(batch, said, strict=True):
@@ -168,7 +160,7 @@ class LocalScorer(LocalModel):
         return answers
 
     def _tokens_of(self, reference: str) -> Tokens:
-        return list(self._tokenizer.encode(self._plain(reference), add_special_tokens=False))
+        return self._encoded(self._plain(reference))
 
     def _check_size(self, pair: _Pair) -> None:
         n_prompt, n_reference = len(pair.prompt), len(pair.reference)
@@ -215,7 +207,7 @@ class LocalScorer(LocalModel):
 
     def _scored_after(self, past: _Past, pairs: list[_Pair]) -> Iterator[tuple[int, float]]:
         ordered = sorted(pairs, key=lambda pair: pair.n_inputs)
-        for batch in _batches(ordered, lambda some: self._may_score(past, some)):
+        for batch in batches(ordered, lambda some: self._may_score(past, some)):
             for pair, nats in zip(batch, self._nats(past, batch), strict=True):
                 yield pair.place, nats
 
@@ -224,8 +216,8 @@ class LocalScorer(LocalModel):
         n_judged = longest - min(len(pair.prompt) for pair in pairs) + 1
         return (
             len(pairs) * (longest - past.n_tokens) <= self._batch_tokens
-            and len(pairs) * longest <= self._batch_tokens * _HELD
-            and len(pairs) * n_judged * self._n_words <= _LOGITS
+            and len(pairs) * longest <= self._batch_tokens * HELD
+            and len(pairs) * n_judged * self._n_words <= LOGITS
         )
 
     def _nats(self, past: _Past, batch: Sequence[_Pair]) -> list[float]:
@@ -255,7 +247,7 @@ class LocalScorer(LocalModel):
 
     def _may_hold(self, places: Sequence[int], prompts: Sequence[Tokens], max_tokens: int) -> bool:
         longest = max(len(prompts[place]) for place in places) + max_tokens
-        return len(places) * longest <= self._batch_tokens * _HELD
+        return len(places) * longest <= self._batch_tokens * HELD
 
     def _said(self, past: _Past, prompts: Sequence[Tokens], limits: Sequence[int]) -> list[Tokens]:
         """Return the likeliest tokens after each prompt, of which `past` was taken off.
@@ -296,7 +288,7 @@ class LocalScorer(LocalModel):
         return said
 
 
-def _batches(ordered: Iterable[T], fits: Callable[[list[T]], bool]) -> Iterator[list[T]]:
+def batches(ordered: Iterable[T], fits: Callable[[list[T]], bool]) -> Iterator[list[T]]:
     """Cut into runs that fit; what does not fit alone is a run of its own."""
     batch: list[T] = []
     for each in ordered:
@@ -315,10 +307,3 @@ def _n_common(prompts: Sequence[Tokens]) -> int:
     first, last = min(prompts), max(prompts)  # in the order of a dictionary: the most unlike
     shortest = min(map(len, prompts)) - 1
     return next((n for n in range(shortest) if first[n] != last[n]), shortest)
-
-
-def _hash_of_files(folder: Path) -> str:
-    """Return one hash of every file of a folder, weights, template and all."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    said = "".join(f"{path.name} {sha256_of(path)}\n" for path in files)
-    return hashlib.sha256(said.encode()).hexdigest()

@@ -10,6 +10,7 @@ This module does not know how a model is used, and reads the environment in one 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -135,6 +136,13 @@ def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
     else:
         data = Path(environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
     return data / "copersona" / "models"
+
+
+def hash_of(folder: Path) -> str:
+    """Return one hash of every file of a folder, weights, template and all."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    said = "".join(f"{path.name} {sha256_of(path)}\n" for path in files)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def require(module: str, command: str = LOCAL_COMMAND) -> Any:

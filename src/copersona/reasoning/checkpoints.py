@@ -13,9 +13,9 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import nn
 
 from copersona.errors import ArtifactError
-from copersona.reasoning.network import PersonaGNN
 
 FILE = "training.pt"
 
@@ -36,11 +36,11 @@ class Checkpoint:
     n_worse: int
 
     @classmethod
-    def start(cls, network: PersonaGNN, loss: float) -> Checkpoint:
+    def start(cls, network: nn.Module, loss: float) -> Checkpoint:
         """Before training."""
         return cls(0, (loss,), _copied(network), 0)
 
-    def after(self, network: PersonaGNN, loss: float) -> Checkpoint:
+    def after(self, network: nn.Module, loss: float) -> Checkpoint:
         """One pass later."""
         is_better = loss < min(self.losses)
         return Checkpoint(
@@ -49,12 +49,12 @@ class Checkpoint:
         )  # fmt: skip
 
 
-def _copied(network: PersonaGNN) -> dict[str, Any]:
+def _copied(network: nn.Module) -> dict[str, Any]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def save_checkpoint(
-    folder: Path, mark: str, point: Checkpoint, network: PersonaGNN, optimizer: Any
+    folder: Path, mark: str, point: Checkpoint, network: nn.Module, optimizer: Any
 ) -> None:
     """Keep everything that is needed to go on."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, mark: str, network: PersonaGNN, optimizer: Any
+    folder: Path, mark: str, network: nn.Module, optimizer: Any
 ) -> Checkpoint | None:
     """Put network and optimizer back where they were; None where nothing was kept.
 
@@ -85,8 +85,8 @@ def load_checkpoint(
         raise ArtifactError(f"{path} cannot be read ({error}); delete it to train anew") from error
     if kept.get("mark") != mark:
         raise ArtifactError(
-            f"{path} is of another training (state, settings or people differ); give another "
-            "folder, or delete it to train anew"
+            f"{path} is of another training (settings, people or what they said differ); "
+            "give another folder, or delete it to train anew"
         )
     network.load_state_dict(kept["network"])
     optimizer.load_state_dict(kept["optimizer"])

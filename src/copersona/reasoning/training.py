@@ -105,13 +105,13 @@ def train(
 
     Source: method step 7.
     """
-    with _repeatable(device):
+    with repeatable(device):
         return _trained(_Lesson(state, corpus, config, may_train, device), config, checkpoint,
                         progress)  # fmt: skip
 
 
 @contextmanager
-def _repeatable(device: str) -> Iterator[None]:
+def repeatable(device: str) -> Iterator[None]:
     """Sums on a CPU in the same order every time; on a GPU no such order is promised."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(device == "cpu" or before)
