@@ -227,7 +227,7 @@ def used_everywhere(cp: CoPersona) -> None:
 
 
 def test_personas_follow_what_was_trained_and_the_trace_says_so(cp: CoPersona) -> None:
-    cp.fit()
+    cp.fit()  # anew, without what was trained
     user, text = "user 010", "rail train number 7?"
     desk = cp._desk(cp._required())
     closed = desk.view(user, desk.own(user).corpus)
@@ -313,6 +313,7 @@ def test_votes_have_both_branches_too(tmp_path: Path) -> None:
 
 
 def test_parts_hold_for_one_state_alone(cp: CoPersona) -> None:
+    used_everywhere(cp)
     assert isinstance(cp._required().learnt.get(GRAPH), Weights)
     cp.fit()
     assert not cp._required().learnt

@@ -6,16 +6,19 @@ it is kept. `pipeline` decides which state, encoder and policy are in force and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from copersona.answering.blocks import CountTokens
+from copersona.answering.gate import Choice, Gate, GateFeatures
+from copersona.answering.gating import gate_features, let_in
 from copersona.answering.prompting import PromptConfig, render
 from copersona.answering.retrieval import Candidate, RetrievalConfig, rank
-from copersona.answering.sources import Reasoner, Records, Vectors
+from copersona.answering.sources import Prompter, Reasoner, Records, Vectors
 from copersona.answering.tendencies import describe, told_words
 from copersona.answering.text_items import TextItems, best
 from copersona.answering.words import WordCounts, own_words, peer_words, wording
@@ -58,6 +61,27 @@ class Own:
     instructions: tuple[str, ...]
     corpus: Corpus
 
+    def take(self, rows: Sequence[int]) -> Own:
+        """The same with some of the history only."""
+        some = np.array(rows, np.int64)
+        return Own([self.history[row] for row in rows], self.instructions, self.corpus.take(some))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is there to answer a request from: the user's view of the routed facets, and candidates.
+
+    Shapes:
+        vector (dim,): of the request · routed (n_facets,)
+    """
+
+    query: Query
+    own: Own
+    vector: Array
+    routed: Array
+    view: UserView
+    candidates: tuple[Candidate, ...]
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -68,6 +92,7 @@ class Answered:
         peers: who stands in for the user there, where they allow being told apart.
         quoted: ids of the other users whose words the context holds.
         reasoned: views in which graph reasoning corrected the persona.
+        choice: what the gate let in, by name; empty without a gate.
 
     Shapes:
         routed (n_facets,)
@@ -79,6 +104,7 @@ class Answered:
     peers: tuple[Peer, ...]
     quoted: frozenset[str]
     reasoned: tuple[str, ...] = ()
+    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,8 @@ class Desk:
         searches_anew: peers are searched by the evidence of this moment, also for somebody whose
             neighbours the fitted state lists; an evaluation that cuts histories needs it.
         reasoner: corrects what completion says; None leaves it as it is.
+        prompter: makes soft prompts; None makes none.
+        gate: chooses what may enter; None lets everything in.
     """
 
     namespace: str
@@ -105,6 +133,8 @@ class Desk:
     fence: str | None = None
     searches_anew: bool = False
     reasoner: Reasoner | None = None
+    prompter: Prompter | None = None
+    gate: Gate | None = None
 
     def own(self, user: str, before: float | None = None) -> Own:
         """All that is stored of a user; texts that are not encoded yet are encoded now.
@@ -124,38 +154,80 @@ class Desk:
         responses = self.cache.vectors([i.response_text for i in history])
         return build_corpus(history, inputs, responses)
 
+    def look(self, query: Query, own: Own | None = None) -> Look:
+        """What is there to answer a request from, before anything is chosen.
+
+        Args:
+            own: what is known of the user; all that is stored from before the request where None.
+        """
+        own = own or self.own(query.user, before=query.at)
+        vector = self.cache.of_request(query.text)
+        routed = self.state.facets.route(vector)
+        view = self.view(query.user, own.corpus, np.flatnonzero(routed > 0).tolist())
+        found = self.candidates(query, vector, routed, view, own.history, own.corpus)
+        return Look(query, own, vector, routed, view, tuple(found))
+
     def answer(
         self,
         query: Query,
         retrieval: RetrievalConfig,
         prompt: PromptConfig,
-        count_tokens: Callable[[str], int],
+        count_tokens: CountTokens,
         branches: Branches = BOTH,
     ) -> Answered:
         """The context of one request, and everything an explanation needs."""
-        own = self.own(query.user, before=query.at)
-        vector = self.cache.of_request(query.text)
-        routed = self.state.facets.route(vector)
-        view = self.view(query.user, own.corpus, np.flatnonzero(routed > 0).tolist())
-        persona = self.persona(view, own)
+        look = self.look(query)
+        choice = None if self.gate is None else self.gate.choose(self.features(look))
+        return self.answer_from(look, retrieval, prompt, count_tokens, branches, choice)
+
+    def features(self, look: Look) -> GateFeatures:
+        """What the gate is told."""
+        return gate_features(
+            self.state, look.view, look.routed, look.vector, look.own.corpus, look.candidates
+        )
+
+    def answer_from(
+        self,
+        look: Look,
+        retrieval: RetrievalConfig,
+        prompt: PromptConfig,
+        count_tokens: CountTokens,
+        branches: Branches = BOTH,
+        choice: Choice | None = None,
+    ) -> Answered:
+        """The same from what was looked up.
+
+        Args:
+            choice: what the gate lets in; everything where None.
+        """
+        query, view, routed = look.query, look.view, look.routed
+        persona = self.persona(view, look.own)
+        if choice is not None:
+            persona = let_in(persona, choice)
+            retrieval = retrieval.model_copy(update={"origins": retrieval.origins & choice.origins})
         if not branches.graph:
             persona = unsaid(persona)
-        found = []
-        if branches.text:
-            found = self.candidates(query, vector, routed, view, own.history, own.corpus)
         length = expected_length(self.state, routed, view) if retrieval.beta_length else None
         weighed = retrieval.preferring_own(self.state.own_preference)
-        evidence = rank(query, vector, routed, found, weighed, expected_length=length)
+        found = look.candidates if branches.text else ()
+        evidence = rank(query, look.vector, routed, found, weighed, expected_length=length)
+        is_anything = branches.text or branches.graph
         context = render(
-            query, persona if branches.text or branches.graph else None, evidence, routed, prompt,
-            count_tokens, rng_fence=self.fence,
+            query, persona if is_anything else None, evidence, routed, prompt, count_tokens,
+            rng_fence=self.fence,
         )  # fmt: skip
-        context = replace(context, branches=branches)
+        soft = None
+        if self.prompter and branches.graph and (choice is None or choice.has_soft):
+            soft = self.prompter.soft(view, routed, look.vector)
+        is_personalised = context.is_personalised or soft is not None
+        context = replace(context, branches=branches, soft=soft, is_personalised=is_personalised)
         shown = {e.interaction_id for e in context.evidence if e.origin != "own"}
         quoted = frozenset(c.interaction.user for c in found if c.interaction.id in shown)
         reasoned = dict.fromkeys(v for done in view.facets.values() for v in done.reasoned_views)
-        return Answered(persona, routed, context, tuple(self._peers(persona, view)), quoted,
-                        tuple(reasoned))  # fmt: skip
+        return Answered(
+            persona, routed, context, tuple(self._peers(persona, view)), quoted, tuple(reasoned),
+            choice.name if choice else "",
+        )  # fmt: skip
 
     def view(self, user: str, corpus: Corpus, facets: Sequence[int] | None = None) -> UserView:
         """One user's completed facets; all of them where none are named."""

@@ -64,3 +64,14 @@ class Reasoner(Protocol):
 
     def corrected(self, view: UserView, may_lend: Callable[[str], bool]) -> UserView:
         """A view of somebody who learns from others, its completed facets corrected."""
+
+
+class Prompter(Protocol):
+    """Soft prompts under the fitted state in force; see `SoftPrompter`, which is one."""
+
+    def soft(self, view: UserView, routed: Array, vector: Array) -> NDArray[np.float32] | None:
+        """Soft tokens for one request; None where nothing is known of the user.
+
+        Shapes:
+            routed (n_facets,) · vector (dim,) -> (n_tokens, width of the language model)
+        """
