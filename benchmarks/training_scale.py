@@ -4,8 +4,9 @@ python benchmarks/training_scale.py [--users 1000,10000,100000] [--epochs 3] [--
 
 A planted population: eight facets, each user seen in about half of them with 2.75 interactions,
 one group in all facets, which is what there is to learn. Each size runs in a process of its own, so
-that its peak of memory is its own; *before* is the peak of drawing the population. Masking, learning
-and stopping are medians of the passes. On a busy machine seconds on the processor say more.
+that its peak of memory is its own; *before* is the peak of drawing the population. Masking,
+learning and stopping are medians of the passes. On a busy machine seconds on the processor say
+more.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from copersona.reasoning import training
 from copersona.testing import WorldSpec, planted_world
 
 HEAD = ("users", "interactions", "fit, s", "neighbourhoods, s", "a pass, s: masking", "learning",
-        "stopping", "training in all, s", "of it on the processor", "before, MB", "fit, MB", "peak, MB",
-        "gain on deciding users: text")  # fmt: skip
+        "stopping", "training in all, s", "of it on the processor", "before, MB", "fit, MB",
+        "peak, MB", "gain on deciding users: text")  # fmt: skip
 
 
 def peak_mb():
