@@ -1,10 +1,12 @@
 """Masked-facet R² of every comparator on the real data sets; prints Markdown.
 
-python benchmarks/masked_facets.py DATA_DIR [--penalty P] [--reasoning] [NAME…]
+python benchmarks/masked_facets.py DATA_DIR [--penalty P] [--reasoning] [--set NAME=VALUE…]
+                                            [--short-only] [NAME…]
 
 Two tables a view: histories cut short to 1, 2, 4, 8, 16 interactions or not at all, and full ones.
-With `--reasoning` graph reasoning is trained on the people of every fold, and how often an 80 %
-interval holds the truth is told as well. Rows are read at run time, nothing is kept.
+With `--reasoning` graph reasoning is trained on the people of every fold, with `--set` by other
+settings, and how often an 80 % interval holds the truth is told as well. `--short-only` leaves out
+full histories. Rows are read at run time, nothing is kept.
 """
 
 import argparse

@@ -115,6 +115,19 @@ def test_a_lender_is_never_its_own_peer() -> None:
     assert np.mean([row in found for row, found in zip(rows, allowed, strict=True)]) > 0.9
 
 
+def test_offers_in_one_facet_are_those_among_all() -> None:
+    it, near = state(), state().graph.candidates(7)
+    lends = near % 3 > 0
+    every = it.lending.offers(it.states, 7, near, lends, [0, 1, 2])
+    for f in (2, 0):
+        (alone,) = it.lending.offers(it.states, 7, near, lends, [f])
+        np.testing.assert_array_equal(alone.shared.peers.rows, every[f].shared.peers.rows)
+        np.testing.assert_array_equal(alone.specific.peers.rows, every[f].specific.peers.rows)
+        np.testing.assert_allclose(alone.shared.offered, every[f].shared.offered, rtol=1e-6)
+        np.testing.assert_allclose(alone.specific.offered, every[f].specific.offered, rtol=1e-6)
+        assert set(alone.specific.peers.rows) <= set(near[lends])
+
+
 def test_with_one_facet_half_of_a_history_is_hidden() -> None:
     masked = hide(None, n_facets=1)
     counts = np.bincount(corpus().users)[masked.users]

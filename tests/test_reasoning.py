@@ -15,6 +15,7 @@ from copersona.errors import ArtifactError, DataError
 from copersona.method.corpus import Corpus
 from copersona.method.facets import FacetConfig
 from copersona.method.fitted import FittedState, MethodConfig, fit_state
+from copersona.method.masking import Hiding
 from copersona.method.residuals import ResidualConfig, columns_of
 from copersona.reasoning import training
 from copersona.reasoning.examples import Examples, corrections, tensors
@@ -52,19 +53,19 @@ def trained() -> Trained:
 @cache
 def hidden(seed: int = 5, *, kept: tuple[int, ...] = KEPT) -> Hidden:
     it = state()
-    return hide(it, it.observe(corpus()), are_lenders=True, n_peers=6, most=400, seed=seed,
-                kept=kept)  # fmt: skip
+    return hide(it, it.observe(corpus()), Hiding(kept=kept), are_lenders=True, n_peers=6, most=400,
+                seed=seed)  # fmt: skip
 
 
-def examples(found: Hidden | None = None) -> Examples:
+def examples(found: Hidden | None = None, device: str = "cpu") -> Examples:
     views = state().residuals.views
     return Examples.of(
-        hidden() if found is None else found, columns_of(views, np.arange(len(views)))
+        hidden() if found is None else found, columns_of(views, np.arange(len(views))), device
     )
 
 
-def lenders() -> Any:
-    return tensors(of_lenders(state(), 6))
+def lenders(device: str = "cpu") -> Any:
+    return tensors(of_lenders(state(), 6), device)
 
 
 def stirred(network: PersonaGNN) -> PersonaGNN:
@@ -129,7 +130,7 @@ def test_one_is_answered_as_among_many() -> None:
     network = stirred(network_of(state(), CONFIG))
     whole, doubt = corrections(network, lenders(), examples())
     for row in (0, 17):
-        one = corrections(network, lenders(), examples(hidden().take(np.array([row]))))
+        one = corrections(network, lenders(), examples().take(torch.tensor([row])))
         np.testing.assert_allclose(one[0][0], whole[row], atol=1e-5)
         np.testing.assert_allclose(one[1][0], doubt[row], atol=1e-5)
     assert np.abs(whole - hidden().closed).max() > 0.05
@@ -181,6 +182,32 @@ def test_gradients_reach_every_weight() -> None:
     assert [name for name in silent if not name.endswith("key.bias")] == []  # cancels in a softmax
 
 
+def test_a_step_touches_a_batch_its_peers_and_theirs_and_nobody_else() -> None:
+    network, found = stirred(network_of(state(), CONFIG)), examples()
+    some = found.take(torch.arange(4))
+    before, _ = corrections(network, lenders(), some)
+    everybody, asked = lenders(), some.asked
+    peers = asked.users.peers[torch.arange(4), asked.facets]
+    theirs = everybody.peers[peers, asked.facets[:, None], : CONFIG.n_second]
+    touched = {*asked.users.peers.unique().tolist(), *theirs.unique().tolist()}
+    others = [row for row in range(SPEC.n_users) if row not in touched]
+    everybody.nodes[others], everybody.credibility[others] = torch.nan, torch.nan
+    after, _ = corrections(network, everybody, some)
+    np.testing.assert_array_equal(after, before)
+    assert len(others) > SPEC.n_users / 4
+
+
+def test_a_step_makes_all_its_tensors_on_the_named_device() -> None:
+    """On the device that holds shapes only, which refuses to work with tensors of another."""
+    network = network_of(state(), CONFIG).to("meta").train()
+    given = examples(device="meta").take(torch.arange(64).to("meta"))
+    guess, variance = given.corrected(*network(lenders("meta"), given.asked))
+    loss = nats(given.truth, guess, variance, given.noise, given.seen)
+    loss = loss + misdirection(given.truth, guess, given.seen)
+    (loss + confusion(given.truth, guess, given.are_rivals())).backward()  # type: ignore[no-untyped-call]
+    assert {p.grad.device.type for p in network.parameters() if p.grad is not None} == {"meta"}
+
+
 # ---- objectives ----------------------------------------------------------------------------------
 
 
@@ -224,12 +251,12 @@ def test_mutual_neighbours_and_oneself_are_no_rivals() -> None:
 def test_what_was_planted_is_learnt_by_a_margin() -> None:
     """Strangers to training: everything is told by the group, which completion cannot turn."""
     found = hidden(99)
-    held = found.take(np.array([part_of(state().lenders[u], 0) != "learn" for u in found.users]))
-    guess, _ = corrections(trained().network, lenders(), examples(held))
-    text = slice(0, 8)
-    sampling = held.noise[:, text].sum()  # nobody can foretell it
-    before = ((held.truth - held.closed)[:, text] ** 2).sum() - sampling
-    after = ((held.truth - guess)[:, text] ** 2).sum() - sampling
+    held = np.array([part_of(state().lenders[u], 0) != "learn" for u in found.users])
+    guess, _ = corrections(trained().network, lenders(), examples(found))
+    text = held, slice(0, 8)
+    sampling = found.noise[text].sum()  # nobody can foretell it
+    before = ((found.truth - found.closed)[text] ** 2).sum() - sampling
+    after = ((found.truth - guess)[text] ** 2).sum() - sampling
     assert after < 0.8 * before
     assert trained().losses[-1] < trained().losses[0]
     decided = {one.view: one for one in trained().decisions}

@@ -229,7 +229,10 @@ class _Lenders:
         return whole
 
     def _propagate(self, steps: int = 20) -> Array:
-        """Feature Propagation (Rossi et al. 2022) over layer 0: known facets stay."""
+        """Feature Propagation (Rossi et al. 2022) over layer 0: known facets stay.
+
+        Deviates: a plain mean of the listed neighbours, no symmetric normalisation.
+        """
         neighbours = self._state.graph.neighbours[0]
         there = (neighbours >= 0)[..., None]
         count = np.maximum(there.sum(axis=1), 1)

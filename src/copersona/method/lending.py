@@ -117,11 +117,10 @@ class Lenders:
         Shapes:
             candidates, may_lend (c,)
         """
-        whole, by_facet = self.peers(states, row, candidates, may_lend)
+        whole, by_facet = self.peers(states, row, candidates, may_lend, facets)
         total = self.evidence.support[whole.rows].sum(axis=1)
         offers = []
-        for f in facets:
-            peers = by_facet[f]
+        for f, peers in zip(facets, by_facet, strict=True):
             tendencies = [p.theta[whole.rows, f] for p in self.states.posteriors]
             support = self.evidence.support[peers.rows, f]
             offers.append(
@@ -133,24 +132,27 @@ class Lenders:
         return offers
 
     def peers(
-        self, states: LayerStates, row: int, candidates: Array, may_lend: Array
+        self,
+        states: LayerStates,
+        row: int,
+        candidates: Array,
+        may_lend: Array,
+        facets: Sequence[int],
     ) -> tuple[FacetPeers, list[FacetPeers]]:
-        """Peers of the whole user, and of every facet; arguments as those of `offers`."""
-        n_facets = states.n_facets
-        alone = np.zeros((1, n_facets + 1))
+        """Peers of the whole user, and of every facet asked for; arguments as those of `offers`."""
+        alone = np.zeros((1, states.n_facets + 1))
         alone[0, 0] = 1  # the whole user as one more target: layer 0 foretells it
-        targets = np.concatenate([alone, self.transfer])
+        layers = [0, *(f + 1 for f in facets)]
+        targets = np.concatenate([alone, self.transfer])[layers]
         alignments = align(states, row, self.states, candidates, targets)
         support = self.states.support[candidates]
         credibility = self.states.credibility[candidates]
         found = []
-        for layer in range(n_facets + 1):
+        for layer, aligned in zip(layers, alignments, strict=True):
             known = support.sum(axis=1) if layer == 0 else support[:, layer - 1]
             lends = may_lend & (known >= self.min_support)
             found.append(
-                choose_peers(
-                    alignments[layer], candidates, credibility[:, layer], lends, self.alignment
-                )
+                choose_peers(aligned, candidates, credibility[:, layer], lends, self.alignment)
             )
         return found[0], found[1:]
 

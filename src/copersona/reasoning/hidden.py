@@ -5,7 +5,7 @@ Everything is in units of a stranger's standard deviation in that facet. Arrays 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,34 +53,26 @@ class Hidden:
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, rows: Array) -> Hidden:
-        """Some of them."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "of"}
-        return Hidden(of=self.of.take(rows), **{name: a[rows] for name, a in arrays.items()})
-
 
 def hide(
     state: FittedState,
     observed: Observed,
+    hiding: Hiding,
     *,
     are_lenders: bool,
     n_peers: int,
     most: int,
     seed: int,
-    kept: tuple[int, ...] = (),
-    among: Array | None = None,
 ) -> Hidden:
     """Hide facets of users and cut their histories short.
 
     Args:
-        kept: so many interactions stay in half of the facets; none where empty.
         most: examples at most.
-        among: whose facets may be hidden, of the observed users; everybody's where None.
     """
     settings = state.config.completion.model_copy(update={"seed": seed, "tested": most})
     masked = mask_facets(
         observed, state.models, state.lending, state.calibration.agreement_floor, settings,
-        are_lenders=are_lenders, hiding=Hiding(kept=kept, among=among),
+        are_lenders=are_lenders, hiding=hiding,
     )  # fmt: skip
     return hidden_of(state, masked, are_lenders=are_lenders, n_peers=n_peers)
 

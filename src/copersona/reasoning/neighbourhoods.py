@@ -44,12 +44,6 @@ class Neighbourhoods:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def take(self, rows: Array) -> Neighbourhoods:
-        """The same of some users."""
-        return Neighbourhoods(
-            self.nodes[rows], self.credibility[rows], self.peers[rows], self.alignments[rows]
-        )
-
 
 def width_of(state: FittedState) -> int:
     """Numbers in a node: the tendency, and for each view its credibility and its support."""
@@ -76,10 +70,10 @@ def neighbourhoods(
     nodes, credibility = nodes_of(state.models, evidence, states)
     shape = (len(nodes), state.n_facets, n_peers)
     peers, alignments = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-    lending = state.lending
+    lending, facets = state.lending, range(state.n_facets)
     for row, near in enumerate(candidates):
         lends = np.ones(len(near), bool) if may_lend is None else may_lend[near]
-        for f, chosen in enumerate(lending.peers(states, row, near, lends)[1]):
+        for f, chosen in enumerate(lending.peers(states, row, near, lends, facets)[1]):
             n = min(n_peers, len(chosen.rows))
             peers[row, f, :n] = chosen.rows[:n]
             alignments[row, f, :n] = chosen.alignments[:n]

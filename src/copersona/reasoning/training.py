@@ -4,6 +4,10 @@ Users are split three ways by hash: most are learnt from, some tell when to stop
 neither, decide view by view whether the correction beats completion in closed form. Where it does
 not, it is switched off, and says so. Training goes on exactly where it was stopped, and the same
 seed gives the same network on a CPU.
+
+A step touches the users of its batch, their peers and `n_second` peers of each peer, nobody else:
+its memory does not grow with the population. What does is the table of lenders, made once. Tensors
+are made on the named device; on a GPU this is untested.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from numpy.typing import NDArray
 from copersona.errors import DataError
 from copersona.method.corpus import Corpus
 from copersona.method.fitted import FittedState
+from copersona.method.masking import Hiding
 from copersona.method.residuals import columns_of
 from copersona.reasoning.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from copersona.reasoning.config import TrainingConfig
@@ -36,7 +41,7 @@ from copersona.reasoning.objectives import confusion, misdirection, nats
 Array = NDArray[Any]
 Progress = Callable[[int, int, str], None]
 
-_PARTS = ("learn", "stop", "decide")
+_PARTS = {"learn": "learn from", "stop": "stop by", "decide": "decide by"}
 _LEAST = 30
 """Examples below which nothing can be learnt, or decided."""
 _ONE_SIDED_95 = 1.645
@@ -114,7 +119,7 @@ def train(
 def repeatable(device: str) -> Iterator[None]:
     """Sums on a CPU in the same order every time; on a GPU no such order is promised."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(device == "cpu" or before)
+    torch.use_deterministic_algorithms(torch.device(device).type == "cpu" or before)
     try:
         yield
     finally:
@@ -149,7 +154,7 @@ def _trained(
 def part_of(user: str, seed: int) -> str:
     """Which of the three parts a user belongs to: seven in ten are learnt from."""
     number = hashlib.sha256(f"{seed} {user}".encode()).digest()[0] % 20
-    return _PARTS[0] if number < 14 else _PARTS[1 + number % 2]
+    return "learn" if number < 14 else ("stop", "decide")[number % 2]
 
 
 class _Lesson:
@@ -172,13 +177,6 @@ class _Lesson:
         views = state.residuals.views
         self._views = columns_of(views, np.arange(len(views)))
         self._stop, self._decide = self._hidden("stop", 0), self._hidden("decide", 0)
-        smallest = min(map(len, (self._hidden("learn", 0), self._stop, self._decide)))
-        if smallest < _LEAST:
-            raise DataError(
-                f"only {smallest} facets could be hidden to learn from, to stop by or to decide "
-                f"by, {_LEAST} are needed: graph reasoning needs more people who allow training, "
-                "or longer histories"
-            )
 
     @property
     def mark(self) -> str:
@@ -201,11 +199,17 @@ class _Lesson:
     def _hidden(self, part: str, number: int) -> Hidden:
         """Masked facets of one part; other ones for every number."""
         config = self._config
-        return hide(
-            self._state, self._observed, are_lenders=True, n_peers=config.n_peers,
-            most=config.examples, seed=config.seed * 100_003 + number, kept=KEPT,
-            among=self._users[part],
+        found = hide(
+            self._state, self._observed, Hiding(kept=KEPT, among=self._users[part]),
+            are_lenders=True, n_peers=config.n_peers, most=config.examples,
+            seed=config.seed * 100_003 + number,
         )  # fmt: skip
+        if len(found) < _LEAST:
+            raise DataError(
+                f"only {len(found)} facets could be hidden to {_PARTS[part]}, {_LEAST} are needed: "
+                "graph reasoning needs more people who allow training, or longer histories"
+            )
+        return found
 
     def _examples(self, hidden: Hidden) -> Examples:
         return Examples.of(hidden, self._views, self._device)
