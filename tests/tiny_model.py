@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 
 from copersona.language.models import require
 
-CONTEXT = 512
+CONTEXT = 4096
 TEMPLATE = (
     "{% for m in messages %}<|turn|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|turn|>assistant: {% endif %}"

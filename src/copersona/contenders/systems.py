@@ -15,7 +15,7 @@ from copersona.contenders.world import World
 from copersona.errors import ConfigError
 from copersona.tasks.cases import Kind, System
 
-Family = Literal["baseline", "ladder", "control", "ablation", "yours"]
+Family = Literal["baseline", "ladder", "dual", "control", "ablation", "yours"]
 Make = Callable[[World, int], System]
 
 TEXT: frozenset[Kind] = frozenset({"text", "answer"})

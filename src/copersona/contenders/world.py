@@ -26,6 +26,7 @@ from copersona.answering.sources import Vector
 from copersona.answering.text_items import TextItems, best, build_text_items
 from copersona.answering.words import WordCounts, count_words, wording
 from copersona.consent import Policy, pseudonym
+from copersona.contenders.tutoring import Tutor
 from copersona.ingestion import nameable
 from copersona.method.corpus import Corpus, build_corpus
 from copersona.method.facets import unit
@@ -100,12 +101,14 @@ class Training:
         interactions: by user and time.
         cut: time of the split, which dates the states; None without times.
         warnings: what the fits said, such as that something could not be estimated.
+        reasoners: graph reasoning trained on its states, see `tutoring`.
     """
 
     interactions: tuple[Interaction, ...]
     vectors: TextVectors
     cut: float | None = None
     warnings: list[str] = field(default_factory=list)
+    reasoners: dict[int, Any] = field(default_factory=dict)
     _states: dict[str, FittedState] = field(default_factory=dict)
     _items: dict[int, tuple[FittedState, TextItems, WordCounts]] = field(default_factory=dict)
 
@@ -242,6 +245,7 @@ class World:
         allow_same_item: whether others' interactions with the item of the request count.
         budget_tokens: most that any system adds to a request.
         write: asks a language model, where one is named; None else.
+        tutor: trains soft prompts and the gate, where a local language model is named.
     """
 
     task: Task
@@ -251,6 +255,7 @@ class World:
     allow_same_item: bool = True
     budget_tokens: int = 350
     write: Write | None = None
+    tutor: Tutor | None = None
 
     @property
     def prompt(self) -> PromptConfig:

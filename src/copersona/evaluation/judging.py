@@ -38,7 +38,12 @@ def judge(
         open_scorer: called when something is to be judged; a model that only answers does that.
     """
     asked = [pair for one in planned for pair in judged_rows(one, parts, n_judged)]
-    written = [pair for one in planned for pair in judged_rows(one, parts, n_written, base=True)]
+    written = [
+        (job, row)
+        for one in planned
+        for job, row in judged_rows(one, parts, n_written, base=True)
+        if not row["soft"]  # answers are written from messages alone
+    ]
     if not asked:
         return Verdicts({}, {})
     scorer = open_scorer()
@@ -56,7 +61,8 @@ def _likely(
 ) -> dict[tuple[str, str], Likelihood]:
     told = [(job, row) for job, row in asked if row["reference"]]
     jobs = [(json.loads(row["messages"]), row["reference"]) for _, row in told]
-    scored = likelihoods(jobs, scorer, cache, lambda *n: report("likelihoods", *n))
+    softs = [row["soft"] for _, row in told]
+    scored = likelihoods(jobs, scorer, cache, lambda *n: report("likelihoods", *n), softs=softs)
     names = ((job.name, row["case"]) for job, row in told)
     return dict(zip(names, scored, strict=True))
 

@@ -13,7 +13,7 @@ import inspect
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,17 +27,21 @@ from numpy.typing import NDArray
 import copersona
 from copersona.answering.blocks import CountTokens
 from copersona.contenders.systems import VOTES, Entry
+from copersona.contenders.tutoring import Tutor
 from copersona.contenders.world import Mode, TextVectors, Training, World, Write
 from copersona.evaluation.leakage import check_shown, check_split, near_copies
 from copersona.evaluation.metrics import brier, log_loss, rating_errors, rouge, style_center
+from copersona.evaluation.scoring import packed
 from copersona.method.completion import confidence_of
 from copersona.method.facets import unit
 from copersona.tasks.cases import Case, Prediction, Shift, Task
-from copersona.tasks.splits import Split, SplitConfig, kept, shifted, split
+from copersona.tasks.splits import Split, SplitConfig, kept, lessons, shifted, split
 
 Array = NDArray[Any]
 Row = dict[str, Any]
 
+_PER_USER, _MOST_LESSONS = 3, 800
+"""Requests of each user, and in all, that soft prompts and the gate learn from."""
 _NOT_PREDICTING = ("commands", "demo", "reporting", "testing")
 """Families that no part depends on."""
 _NO_PARTS = ("cache", "gather", "judging", "part_jobs", "plans", "runs", "scoring", "statistics",
@@ -75,6 +79,7 @@ class Bench:
         encode: texts to vectors: n texts -> (n, dim).
         count_tokens: of the language model.
         write: asks the language model for a summary; None where systems do without.
+        tutor_of: given the lessons, trains soft prompts and the gate; None where nobody does.
     """
 
     def __init__(
@@ -85,10 +90,12 @@ class Bench:
         vectors: TextVectors,
         count_tokens: CountTokens,
         write: Write | None = None,
+        tutor_of: Callable[[Callable[[], Sequence[Case]]], Tutor] | None = None,
     ) -> None:
         self.task, self._data, self._config = task, data, split_config
         self._vectors, self._count_tokens, self._write = vectors, count_tokens, write
         self._rouge: dict[tuple[str, str], float] = {}
+        self._tutor = tutor_of(self._lessons) if tutor_of else None
 
     @cached_property
     def split(self) -> Split:
@@ -110,6 +117,16 @@ class Bench:
             replace(case, request=replace(case.request, barred=ids))
             for case, ids in zip(self.split.cases, barred, strict=True)
         )
+
+    def _lessons(self) -> list[Case]:
+        """Requests from before the cut, to be learnt from, bare of targets as the cases are."""
+        found = lessons(self.task, self.split.fitted, _PER_USER, _MOST_LESSONS)
+        self._vectors.add(text for case in found for text in (case.request.text, case.target.text))
+        barred = near_copies(self.task, found, self.training)
+        return [
+            replace(case, request=replace(case.request, barred=ids))
+            for case, ids in zip(found, barred, strict=True)
+        ]
 
     def cases_of(self, setting: Setting) -> list[Case]:
         """The cases of a setting; a shift keeps those where it changes something."""
@@ -134,7 +151,7 @@ class Bench:
         """The world of a setting."""
         return World(
             self.task, self.training, self._count_tokens, setting.mode, setting.same_item,
-            setting.budget_tokens, self._write,
+            setting.budget_tokens, self._write, self._tutor,
         )  # fmt: skip
 
     # ---- parts ---------------------------------------------------------------------------------
@@ -156,6 +173,7 @@ class Bench:
             rows.append({
                 "case": case.request.id, "user": hidden(case.request.user),
                 "messages": json.dumps([dict(m) for m in prediction.messages], ensure_ascii=False),
+                "soft": "" if prediction.soft is None else packed(prediction.soft),
                 "reference": case.target.text, "text": prediction.text,
                 "truth": _truth(self.task, case), "labels": json.dumps(dict(prediction.labels)),
                 "metrics": json.dumps(self._metrics(case, prediction) | {"ms": spent}),

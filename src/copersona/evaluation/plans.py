@@ -1,8 +1,8 @@
 """Sizes of a run: which tasks, which systems, which histories, and what a language model judges.
 
 `smoke` takes seconds and needs no data, `glance` is for a language model that takes seconds a
-context, `small` for a laptop, `full` for a machine with a GPU or a night. A plan says nothing of
-where data or models are.
+context, `dual` trains soft prompts and the gate, `small` is for a laptop, `full` for a machine with
+a GPU or a night. A plan says nothing of where data or models are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _SWEPT = (*_MAIN, "ladder.0", "ladder.2", "zero_shot", "own_bm25", "global_peers
           "item_user_bias")  # fmt: skip
 _GLANCE = ("acl.title", "amazon.title", "critics.review", "huffpost.headline")
 _ENDS = ("ladder.0", "ladder.1", "ladder.2p", "ladder.6", "population")
+_DUAL = (*_ENDS, "own_bm25", "ladder.3", "dual.*", "control.random_peers")
 _SMALL = ("acl.title", "critics.review", "critics.verdict", "huffpost.headline",
           "huffpost.section", "amazon.title", "amazon.rating", "amazon14.rating",
           "movielens.rating", "blogs.continuation")  # fmt: skip
@@ -41,6 +42,7 @@ class Plan:
         masked: tasks on whose data masked facets are predicted.
         barred_too: whether votes are also run with the same item barred, and texts with it allowed.
         aggregate: systems also run where others lend statistics only.
+        soft_steps: training of each soft prompt; 1,000 at most.
     """
 
     tasks: tuple[str, ...]
@@ -58,6 +60,7 @@ class Plan:
     barred_too: bool = True
     aggregate: tuple[str, ...] = ("ladder.2", "ladder.6")
     budget_tokens: int = 350
+    soft_steps: int = 100
 
 
 PLANS = {
@@ -70,12 +73,17 @@ PLANS = {
         tasks=_GLANCE, systems=_ENDS, swept=(), caps=(), judged=_ENDS, judged_shifted=(),
         n_judged=30, n_written=0, seeds=(0,), most=200, barred_too=False, aggregate=(),
     ),
+    "dual": Plan(
+        tasks=("huffpost.headline", "blogs.continuation"), systems=_DUAL, swept=(), caps=(),
+        judged=_DUAL, judged_shifted=(), n_judged=150, n_written=0, seeds=(0,), most=600,
+        barred_too=False, aggregate=(),
+    ),
     "small": Plan(
         tasks=_SMALL,
-        systems=("baseline.*", "ladder.*", "control.*", "ablation.*"),
-        judged=("ladder.*", *_MAIN, "own_bm25", "cfrag_style", "control.global_facet",
+        systems=("baseline.*", "ladder.*", "ladder.7", "control.*", "ablation.*"),
+        judged=("ladder.*", "ladder.7", *_MAIN, "own_bm25", "cfrag_style", "control.global_facet",
                 "ablation.quoted"),
-        judged_shifted=("ladder.1", "ladder.2p", "ladder.3", "ladder.6", "population"),
+        judged_shifted=("ladder.1", "ladder.2p", "ladder.3", "ladder.6", "ladder.7", "population"),
         caps=(0, 2, 8), n_swept=100, n_judged=150, n_written=25,
         masked=("acl.title", "critics.review", "blogs.continuation", "amazon.title"),
     ),

@@ -24,8 +24,9 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
-from copersona.contenders import baselines, ladder, vote_baselines
+from copersona.contenders import baselines, dual, ladder, vote_baselines
 from copersona.contenders.systems import Entry, find_systems
+from copersona.contenders.tutoring import Tutor
 from copersona.contenders.world import TextVectors, Write
 from copersona.errors import ConfigError, DataError
 from copersona.evaluation.cache import ResultCache
@@ -47,7 +48,8 @@ from copersona.evaluation.scoring import Scorer, answers, embeddings, open_score
 from copersona.language import models
 from copersona.language.encoders import open_encoder
 from copersona.language.generation import approximate_tokens
-from copersona.tasks.cases import Task
+from copersona.language.softened import SoftScorer
+from copersona.tasks.cases import Case, Task
 from copersona.tasks.registry import find_tasks
 from copersona.tasks.splits import Side, SplitConfig
 
@@ -56,9 +58,11 @@ Say = Callable[[int], None]
 
 RESULTS = "results.db"
 """What a language model said and what was encoded, in the cache folder."""
-REGISTERED = (ladder, baselines, vote_baselines)
+REGISTERED = (ladder, dual, baselines, vote_baselines)
 """Modules whose systems are known."""
 SUMMARY_TOKENS = 64
+KEPT_BYTES = 2 * 2**30
+"""Keys and values of beginnings that a training holds, in each worker."""
 _WAIT_S = 0.5
 _TEST_LOG = "test-runs.jsonl"
 
@@ -189,6 +193,7 @@ def jobs_of(config: RunConfig, task: Task) -> TaskJobs:
     fixed = {
         "data": data, "split": asdict(_split(config)), "encoder": config.encoder,
         "tokens": config.llm or "approximate", "summaries": config.summaries,
+        "soft_steps": plan.soft_steps,
     }  # fmt: skip
     found: list[PartJob] = []
     wanted: dict[Setting, None] = {}
@@ -282,8 +287,23 @@ def _bench(config: RunConfig, task: Task, cache: ResultCache) -> Bench:
     vectors = TextVectors(config.encoder, lambda texts: embeddings(texts, encoder, cache))
     return Bench(
         task, config.data, _split(config), vectors, _token_counter(config.llm),
-        _writer(config, cache),
+        _writer(config, cache), _tutor_of(config, task),
     )  # fmt: skip
+
+
+def _tutor_of(
+    config: RunConfig, task: Task
+) -> Callable[[Callable[[], Sequence[Case]]], Tutor] | None:
+    """What trains soft prompts and the gate; None where no local language model is named."""
+    kind, _, name = (config.llm or "").partition(":")
+    if kind != "local":
+        return None
+
+    def opened() -> SoftScorer:
+        return SoftScorer(name, device=config.device, threads=config.threads, kept_bytes=KEPT_BYTES)
+
+    folder, steps = config.cache / "training" / task.name, config.planned.soft_steps
+    return lambda lessons: Tutor(opened, lessons, folder, steps)
 
 
 def _token_counter(llm: str | None) -> Callable[[str], int]:

@@ -8,6 +8,7 @@ This module does not know which system asks, and logs no texts.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,16 @@ from copersona.errors import ConfigError
 from copersona.evaluation.cache import ResultCache, key_of
 from copersona.language.encoders import Encoder, encode_batched
 from copersona.language.generation import Generator, Messages, open_generator
-from copersona.language.likelihood import Likelihood, LocalScorer
+from copersona.language.likelihood import Likelihood
+from copersona.language.softened import SoftScorer
 
 J = TypeVar("J")
 
 Job = tuple[Messages, str]
 """What a model is shown, and the reference of which the likelihood is asked."""
+
+Soft = str
+"""Soft tokens, packed; empty where there are none."""
 
 Progress = Callable[[int, int], None]
 """Called with distinct jobs done, cached ones counted, and distinct jobs in all."""
@@ -103,7 +108,7 @@ def open_scorer(
     """
     kind, _, name = spec.partition(":")
     if kind == "local" and name:
-        return LocalScorer(name, device=device, threads=threads, models_folder=models_folder)
+        return SoftScorer(name, device=device, threads=threads, models_folder=models_folder)
     return Answerer(open_generator(spec, api_key=api_key))
 
 
@@ -113,12 +118,14 @@ def likelihoods(
     cache: ResultCache,
     progress: Progress | None = None,
     *,
+    softs: Sequence[Soft] | None = None,
     chunk_size: int = 64,
 ) -> list[Likelihood]:
     """Return the likelihood of every job's reference.
 
     Args:
         jobs: messages and reference, in any order, some of them equal.
+        softs: soft tokens of every job; none where None.
         scorer: the model.
         cache: where results are found and kept.
         progress: called once at the beginning and after each chunk.
@@ -128,19 +135,45 @@ def likelihoods(
         ConfigError: the model only answers, and the cache has not everything.
         BackendError: the model failed or cannot hold a job; chunks done before are kept.
     """
+    softened = list(zip(jobs, softs or [""] * len(jobs), strict=True))
     keys = [
-        key_of("likelihood", scorer.identity, _plain(messages), reference)
-        for messages, reference in jobs
+        key_of("likelihood", scorer.identity, _plain(messages), reference, *filter(None, [soft]))
+        for (messages, reference), soft in softened
     ]
     longest_first = sorted(
-        zip(keys, jobs, strict=True), key=lambda each: _bulk(each[1][0]), reverse=True
+        zip(keys, softened, strict=True), key=lambda each: _bulk(each[1][0][0]), reverse=True
     )
 
-    def compute(chunk: list[Job]) -> list[bytes]:
-        return [_packed([each.nats, each.n_tokens]) for each in scorer.nll(chunk)]
+    def compute(chunk: list[tuple[Job, Soft]]) -> list[bytes]:
+        return [_packed([each.nats, each.n_tokens]) for each in _judged(chunk, scorer)]
 
     found = _found_or_computed(dict(longest_first), compute, cache, progress, chunk_size)
     return [Likelihood(*json.loads(found[key])) for key in keys]
+
+
+def _judged(chunk: Sequence[tuple[Job, Soft]], scorer: Scorer) -> list[Likelihood]:
+    pairs = [pair for pair, _ in chunk]
+    if not any(soft for _, soft in chunk):
+        return scorer.nll(pairs)
+    if not isinstance(scorer, SoftScorer):
+        raise ConfigError(f"{scorer.name} takes no soft tokens; name a local:NAME model")
+    return scorer.soft_nll(pairs, [unpacked(soft, scorer.width) for _, soft in chunk])
+
+
+def packed(soft: NDArray[np.float32]) -> Soft:
+    """Soft tokens as text."""
+    return base64.b64encode(np.asarray(soft, "<f4").tobytes()).decode("ascii")
+
+
+def unpacked(soft: Soft, width: int) -> NDArray[np.float32] | None:
+    """Soft tokens again; None where there are none.
+
+    Shapes:
+        -> (n_tokens, width)
+    """
+    if not soft:
+        return None
+    return np.frombuffer(base64.b64decode(soft), "<f4").reshape(-1, width)
 
 
 def answers(

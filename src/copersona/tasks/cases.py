@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from copersona.records import Evidence, Interaction, Query
 
 Kind = Literal["text", "label", "rating", "answer"]
@@ -144,6 +147,7 @@ class Prediction:
         rating_median: the guess of least absolute error; `rating` where None.
         text: an answer that needs no language model.
         tokens: added to the request, in the language model's tokens.
+        soft: soft tokens for the language model, where it is a local one.
         numbers: more that is worth keeping, such as `need` and `worth`.
     """
 
@@ -154,6 +158,7 @@ class Prediction:
     rating_median: float | None = None
     text: str | None = None
     tokens: int = 0
+    soft: NDArray[np.float32] | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -108,6 +108,21 @@ def split(task: Task, material: Material, config: SplitConfig | None = None) -> 
     return found
 
 
+def lessons(task: Task, fitted: Sequence[Interaction], per_user: int, most: int) -> list[Case]:
+    """Requests among what may be fitted, to learn from: each user's newest, with what came before.
+
+    Without times the rest of a history stands in for what came before.
+    """
+    found = []
+    for own in _by_owner(fitted).values():
+        asked = [n for n, row in enumerate(own) if _is_asked(task, row)][-per_user:]
+        for n in asked:
+            rest = own[:n] if own[n].at is not None else own[:n] + own[n + 1 :]
+            if rest:
+                found.append(_case(task, own[n], tuple(rest)))
+    return _some(found, most)
+
+
 def kept(case: Case, cap: int | None) -> Case:
     """The case with the newest items of its history only."""
     if cap is None:
