@@ -342,7 +342,7 @@ def test_the_report_says_what_was_planted(written: tuple[str, str, Path]) -> Non
     assert "ladder.1 after ladder.0 pays for itself. All requests: better on 3" in html
     assert "ladder.3 after ladder.2 does not pay for itself: no gain seen." in html
     assert "ladder.6 after ladder.4 does not pay for itself: it also loses." in html
-    assert html.count("<h2>") == 9
+    assert html.count("<h2>") == 10
     assert html.index("<h2>Verdict") < html.index("<h2>Plots") < html.index("<h2>Costs")
 
 

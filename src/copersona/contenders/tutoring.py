@@ -34,6 +34,7 @@ DeskOf = Callable[[Request], "Desk"]
 Tell = Callable[["Desk", "Look"], "PersonaVectors"]
 
 GATE_LESSONS = 200
+ROUND = 50
 STOPPING = 64
 """Lessons that say when a soft prompt has learnt enough."""
 
@@ -76,7 +77,11 @@ class Tutor:
             from copersona.softprompts.training import SoftPromptConfig, train  # noqa: PLC0415
 
             config = SoftPromptConfig(
-                steps=self.steps, seed=self.seed, stop_examples=STOPPING, **settings
+                steps=self.steps,
+                round_steps=min(ROUND, self.steps),
+                seed=self.seed,
+                stop_examples=STOPPING,
+                **settings,
             )
             rng = np.random.default_rng(self.seed)
             lessons = self._lessons(desk_of)

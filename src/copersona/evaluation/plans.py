@@ -74,7 +74,7 @@ PLANS = {
         n_judged=30, n_written=0, seeds=(0,), most=200, barred_too=False, aggregate=(),
     ),
     "dual": Plan(
-        tasks=("huffpost.headline", "blogs.continuation"), systems=_DUAL, swept=(), caps=(),
+        tasks=("huffpost.headline", "chitchat.reply"), systems=_DUAL, swept=(), caps=(),
         judged=_DUAL, judged_shifted=(), n_judged=150, n_written=0, seeds=(0,), most=600,
         barred_too=False, aggregate=(),
     ),

@@ -14,7 +14,6 @@ from typing import get_args
 
 from copersona.reporting.comparisons import (
     ALPHA,
-    FULL,
     OWN,
     Comparison,
     Judge,
@@ -52,9 +51,9 @@ OUTCOMES: tuple[Outcome, ...] = ("supported", "not supported", "contradicted", "
 _MOST_READ = 3
 """Tasks of which sentences are shown at once."""
 CLAIM = (
-    f"The claim: on requests in a facet where the user has little evidence, the full system "
-    f"({FULL}) is better than every rival; where the user has much, it is never significantly "
-    f"worse than retrieval from the own history ({OWN})."
+    "The claim: on requests in a facet where the user has little evidence, the full system (the "
+    "highest rung that was run) is better than every rival; where the user has much, it is never "
+    f"significantly worse than retrieval from the own history ({OWN})."
 )
 
 
@@ -188,7 +187,9 @@ def _claim_blocks(main: Sequence[Judged]) -> Iterator[Block]:
     )
     if rivals:
         heads = (Column("rival", False), *_pair_columns("low support", "facet deleted"))
-        yield Folded("Every comparison", (Table(f"{FULL} against every rival", heads, rivals),))
+        yield Folded(
+            "Every comparison", (Table("The full system against every rival", heads, rivals),)
+        )
 
 
 def _pair_columns(*kinds: str) -> Iterator[Column]:

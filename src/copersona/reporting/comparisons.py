@@ -26,8 +26,6 @@ Array = NDArray[Any]
 Verdict = Literal["better", "worse", "no difference seen"]
 Outcome = Literal["supported", "not supported", "contradicted", "not tested"]
 
-FULL = "ladder.6"
-"""The system the claim is about."""
 OWN = "ladder.1"
 """Retrieval from the user's own history."""
 FIRST_FACET_RUNG = 4
@@ -189,6 +187,8 @@ class Judge:
 
     def family(self, system: str) -> str:
         """Family of a system; `unlisted` for one that `run.json` does not name."""
+        if _RUNG.fullmatch(system):
+            return "ladder"
         return str(self.systems.get(system, {}).get("family", "unlisted"))
 
     def names(self, task: TaskRun, *families: str) -> list[str]:
@@ -244,16 +244,16 @@ class Judge:
 
     def claim(self, task: TaskRun, metric: Metric, setting: Setting) -> TaskClaim:
         """The claim on one task."""
-        kinds = strata(task)
+        kinds, full = strata(task), full_of(task)
         if not task.info["has_peers"]:
-            own = self.compare(task, metric, setting, [(FULL, OWN, kinds["all"])])
+            own = self.compare(task, metric, setting, [(full, OWN, kinds["all"])])
             return TaskClaim(task.name, setting, (), own[0] if own else None, ())
         low = [kinds[name] for name in ("low", "deleted") if name in kinds]
-        rivals = [rival for rival in self.rivals(task) if rival != FULL]
-        pairs = [(FULL, rival, stratum) for stratum in low for rival in rivals]
+        rivals = [rival for rival in self.rivals(task) if rival != full]
+        pairs = [(full, rival, stratum) for stratum in low for rival in rivals]
         found = self.compare(task, metric, setting, pairs)
         own = self.compare(
-            task, metric, setting, [(FULL, OWN, kinds["high"])] if "high" in kinds else []
+            task, metric, setting, [(full, OWN, kinds["high"])] if "high" in kinds else []
         )
         missing = _missing(kinds, pairs, found)
         if not own:
@@ -272,7 +272,7 @@ def settings(task: TaskRun) -> list[Setting]:
 
     The main one first: the one with most requests, of equals the one in the order of `SETTINGS`.
     """
-    ran = task.settings.get(FULL) or frozenset().union(*task.settings.values())
+    ran = task.settings.get(full_of(task)) or frozenset().union(*task.settings.values())
     known = [setting for setting in SETTINGS if setting in ran]
     return sorted(known, key=lambda setting: -_n_requests(task, setting))
 
@@ -331,6 +331,12 @@ def aligned(first: Series, second: Series, cases: Array | None = None) -> tuple[
 def rungs(names: Iterable[str]) -> list[str]:
     """The rungs among systems, from low to high."""
     return sorted((name for name in names if _RUNG.fullmatch(name)), key=_rung)
+
+
+def full_of(task: TaskRun) -> str:
+    """The system that the claim is about: the highest rung that was run on a task."""
+    ran = [name for name in rungs(task.settings) if not _rung(name)[1]]
+    return ran[-1] if ran else "ladder.8"
 
 
 def ladder_steps(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -17,11 +17,11 @@ from copersona.evaluation.metrics import reliability
 from copersona.evaluation.statistics import LEVEL, bootstrap_mean, quantile_buckets
 from copersona.reporting.claim import Judged
 from copersona.reporting.comparisons import (
-    FULL,
     OWN,
     Comparison,
     Judge,
     Metric,
+    full_of,
     primary,
     rungs,
     settings,
@@ -40,8 +40,8 @@ from copersona.reporting.stored import CAPS, StoredRun, TaskRun
 
 Array = NDArray[Any]
 
-MAIN_RUNGS = ("ladder.0", OWN, "ladder.3", FULL)
-"""Named in curves; the best baseline is named beside them, and the others stay behind."""
+MAIN_RUNGS = ("ladder.0", OWN, "ladder.3")
+"""Named in curves, as are the full system and the best baseline; the others stay behind."""
 
 
 def figures_section(
@@ -55,8 +55,8 @@ def figures_section(
         _part("Ladder", "Gain of each rung over the one before, with 95 % intervals; full dots "
               "differ after Holm's adjustment.",
               [_ladder(judge, one, kind) for one in main for kind in ("all", "low")]),
-        _part(f"{FULL} against every rival", "Gain where support is low; right of zero the full "
-              "system is better. Full dots differ after Holm's adjustment.",
+        _part("The full system against every rival", "Gain where support is low; right of zero the "
+              "full system is better. Full dots differ after Holm's adjustment.",
               [_forest(judge, one) for one in main]),
         _part("Reliability", "Tasks with two labels: how often the positive label was right, "
               "against the share foretold.", [_reliability(judge, task) for task in tasks]),
@@ -88,9 +88,10 @@ def _curve(judge: Judge, task: TaskRun) -> Figure | None:
     if len(caps) < 2:
         return None
     best = _best_baseline(judge, task, metric)
-    drawn = [_cap_line(judge, task, metric, name, caps, _weight(name, *best))
+    shown = (*MAIN_RUNGS, full_of(task))
+    drawn = [_cap_line(judge, task, metric, name, caps, _weight(task, name, *best))
              for name in judge.names(task, "baseline", "ladder")
-             if name in MAIN_RUNGS or judge.family(name) == "baseline"]  # fmt: skip
+             if name in shown or judge.family(name) == "baseline"]  # fmt: skip
     lines = [line for line in drawn if line is not None]
     svg = draw_curves(
         _name("curve", task.name), task.name, lines, x_label="own interactions kept, at most",
@@ -130,8 +131,10 @@ def _point(x: float, values: Array, users: Array, n_resamples: int) -> list[floa
     return [x, mean.mean, mean.low, mean.high]
 
 
-def _weight(system: str, *named: str) -> Weight:
-    return "focus" if system == FULL else "named" if system in (*MAIN_RUNGS, *named) else "behind"
+def _weight(task: TaskRun, system: str, *named: str) -> Weight:
+    if system == full_of(task):
+        return "focus"
+    return "named" if system in (*MAIN_RUNGS, *named) else "behind"
 
 
 def _line(label: str, family: str, points: Sequence[Sequence[float]], weight: Weight) -> Line:
@@ -158,7 +161,7 @@ def _forest(judge: Judge, one: Judged) -> Figure | None:
     name = _name("forest", one.task.name)
     title = f"{one.task.name}, {found[0].stratum.title}"
     svg = draw_dots(name, title, dots, x_label=_gain_axis(one.metric, "the rival"))
-    return Figure(name, f"{FULL} against rivals, {title}", svg)
+    return Figure(name, f"{full_of(one.task)} against rivals, {title}", svg)
 
 
 def _gain_axis(metric: Metric, over: str) -> str:
@@ -175,13 +178,13 @@ def _reliability(judge: Judge, task: TaskRun) -> Figure | None:
     if task.info["kind"] != "label":
         return None
     lines = []
-    for system in (OWN, FULL):
+    for system in (OWN, full_of(task)):
         labels = task.labels(system, settings(task)[0])
         if labels is not None and np.isfinite(labels.p_positive).all():
             is_positive = labels.truth == labels.positive
             bins = [b for b in reliability(labels.p_positive, is_positive) if b.weight]
             points = [[b.confidence, b.accuracy, *_wilson(b.accuracy, b.weight)] for b in bins]
-            lines.append(_line(system, judge.family(system), points, _weight(system)))
+            lines.append(_line(system, judge.family(system), points, _weight(task, system)))
     if not lines:
         return None
     name = _name("reliability", task.name)
@@ -225,7 +228,7 @@ def _borrowed_line(judge: Judge, task: TaskRun, system: str) -> Line | None:
         _point(x, others[at] / total[at], own.users[at], judge.n_resamples // 5)
         for x, at in _support_buckets(task, cases, has_any)
     ]
-    return _line(system, judge.family(system), points, _weight(system)) if (
+    return _line(system, judge.family(system), points, _weight(task, system)) if (
         len(points) > 1) else None  # fmt: skip
 
 

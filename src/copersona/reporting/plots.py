@@ -27,6 +27,7 @@ Array = NDArray[Any]
 COLOURS = {
     "baseline": "#737985",
     "ladder": "#1c5fa8",
+    "dual": "#2f7d5b",
     "control": "#c06a14",
     "ablation": "#7b4aa6",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from copersona.reporting.branches import branches_section
 from copersona.reporting.checks import (
     costs_section,
     gate_section,
@@ -59,6 +60,7 @@ def build_report(run: StoredRun, *, n_resamples: int) -> Document:
         verdict_section(judged),
         results_section(judge, tasks),
         figures_section(run, judge, tasks, main),
+        branches_section(judge, main),
         shift_section(judge, tasks),
         buckets_section(judge, tasks),
         masked_section(run),
