@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ import pytest
 
 from copersona.errors import DataError
 from copersona.reporting import plots
+from copersona.reporting.branches import branches_section
 from copersona.reporting.claim import (
     claim_sentences,
     judge_tasks,
@@ -32,7 +34,7 @@ from copersona.reporting.comparisons import (
     settings,
     strata,
 )
-from copersona.reporting.document import number, span
+from copersona.reporting.document import Figure, Table, number, span
 from copersona.reporting.html import render_html
 from copersona.reporting.measures import score_systems
 from copersona.reporting.report import build_report, write_report
@@ -461,3 +463,32 @@ def test_numbers_are_written_short_and_aligned() -> None:
     assert number(float("nan")) == "–"
     assert number(0, 0) == "0"
     assert span(-0.0141, 0.02) == "[−.014, .020]"
+
+
+def test_what_each_branch_adds_is_said_with_its_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = {"soft.persona": 0.5, "soft.blind": 0.1}
+    monkeypatch.setattr(sys.modules[__name__], "SYSTEMS",
+                        {**SYSTEMS, **dict.fromkeys(planted, "dual")})  # fmt: skip
+    usual = gain
+    monkeypatch.setattr(
+        sys.modules[__name__], "gain",
+        lambda task, system, low, shift: usual(task, system, low, shift) + planted.get(system, 0),
+    )  # fmt: skip
+    run = StoredRun(write_run(tmp_path / "run"))
+    judge = Judge(run, RESAMPLES)
+    section = branches_section(judge, main_ones(judge_tasks(judge, list(run.tasks()))))
+    table, *rest = section.blocks
+    assert isinstance(table, Table)
+    said = {row[1].text: row[2] for row in table.groups[0].rows}
+    assert set(said) == {"soft.persona − ladder.0", "soft.persona − soft.blind"}
+    assert all(cell.mark == "good" for cell in said.values())
+    assert float(said["soft.persona − soft.blind"].text) == pytest.approx(0.4, abs=0.05)
+    assert sum(isinstance(block, Figure) for block in rest) == 6  # three tasks
+
+
+def test_a_run_without_soft_prompts_says_that_branches_were_not_compared(
+    written: tuple[str, str, Path],
+) -> None:
+    assert "no soft prompt was trained" in written[0]
