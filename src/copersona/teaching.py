@@ -226,7 +226,8 @@ def teach_gate(room: Classroom, config: GateConfig, learnt: Learnt) -> tuple[Wei
     judged = _judged(room, lessons, choices)
     gate, report = fit_gate(*judged, config, choices=choices)
     shutil.rmtree(room.folder / GATE)
-    arrays, facts = gate.to_arrays()
+    found, facts = gate.to_arrays()
+    arrays = {name: array.astype(np.float32) for name, array in found.items()}
     seen = set(judged.users)
     trained_on = np.array([user in seen for user in desk.state.lenders], bool)
     weights = Weights(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -126,18 +125,14 @@ def _trained(
         point = Checkpoint.start(projector, lesson.stopping_loss(projector))
     n_rounds = -(-config.steps // config.round_steps)
     while point.epoch < n_rounds and point.n_worse < config.patience:
-        begun = time.monotonic()
         for step in lesson.steps_of(point.epoch):
             lesson.step(projector, optimizer, step)
+            if progress:
+                said = f"loss {point.losses[-1]:.4f}, best {min(point.losses):.4f}"
+                progress(step + 1, n_rounds * config.round_steps, said)
         point = point.after(projector, lesson.stopping_loss(projector))
         if checkpoint:
             save_checkpoint(checkpoint, lesson.mark, point, projector, optimizer)
-        if progress:
-            took = time.monotonic() - begun
-            said = (
-                f"loss {point.losses[-1]:.4f}, best {min(point.losses):.4f}, {took:.1f} s a round"
-            )
-            progress(point.epoch, n_rounds, said)
     projector.load_state_dict(point.best)
     projector.eval()
     return Trained(
