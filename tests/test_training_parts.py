@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from copersona import Branches, CoPersona, CoPersonaConfig, Interaction, curricu
 from copersona.answering.gate import CHOICES, FEATURES, Gate
 from copersona.answering.graph_branch import GraphBranchConfig
 from copersona.answering.prompting import PromptConfig
+from copersona.commands.terminal import plain
 from copersona.errors import ConfigError, DataError
 from copersona.learnt import GATE, SOFT, TRAINED_ON, Weights
 from copersona.method.facets import FacetConfig
@@ -269,6 +271,10 @@ def test_too_few_requests_for_a_gate_are_told_before_anything_is_judged(
             cp.set_consent(f"user {n:03d}", train=False)
         with pytest.raises(DataError, match=r"30 requests of 5 users .* are too few"):
             cp.train(gate=True)
+        stages: set[str] = set()
+        with pytest.raises(DataError, match="are too few to learn a gate from"):
+            cp.train(soft_prompt=True, gate=True, progress=lambda s, *_: stages.add(s))
+        assert stages == set()
         for n in range(5):
             cp.set_consent(f"user {n:03d}", train=False)
         with pytest.raises(DataError, match="no lender allows training"):
@@ -308,6 +314,8 @@ def test_soft_tokens_change_the_answer_and_the_trace_says_so(trained: CoPersona)
     with_soft = trained.answer(context, max_tokens=12).text
     without = trained.answer(replace(context, soft=None), max_tokens=12).text
     assert with_soft != without
+    shown = json.loads(json.dumps(plain(context)))
+    np.testing.assert_allclose(shown["soft"], context.soft, rtol=1e-6)
     several = trained.answer(context, max_tokens=4, n=2)
     assert len(several.scores) == 2
 

@@ -21,7 +21,14 @@ from copersona.method.corpus import Corpus
 from copersona.method.fitted import FittedState
 from copersona.published import Published, States
 from copersona.reports import TrainReport
-from copersona.teaching import classroom, teach_gate, teach_soft_prompt
+from copersona.softprompts.lessons import Lesson
+from copersona.teaching import (
+    Classroom,
+    classroom,
+    gate_lessons,
+    teach_gate,
+    teach_soft_prompt,
+)
 
 Progress = Callable[[str, int, int], None]
 Said = tuple[str, ...]
@@ -59,6 +66,8 @@ class Curriculum:
         Source: method step 12.
         """
         start, version, said = time.perf_counter(), "", list[str]()
+        if GATE in parts:  # too few lessons for it are told before anything is trained
+            self._gate_lessons(self.in_force(), parts)
         for part in sorted(parts, key=ORDER.index):
             published = self.in_force()
             weights, told = self._taught(part, published)
@@ -73,18 +82,29 @@ class Curriculum:
         return TrainReport(version, tuple(said), time.perf_counter() - start)
 
     def _taught(self, part: str, published: Published) -> tuple[Weights | None, Said]:
-        folder, desk = self.states.training_folder, self.desk_of(published)
         if part == GRAPH:
             return train_graph(
-                published.state, self.corpus_of(published.state), desk.policy,
-                self.config.reasoning, checkpoint=folder, device=self.device,
-                progress=self.progress,
+                published.state, self.corpus_of(published.state), self.desk_of(published).policy,
+                self.config.reasoning, checkpoint=self.states.training_folder,
+                device=self.device, progress=self.progress,
             )  # fmt: skip
+        if part == SOFT:
+            return teach_soft_prompt(self._room(published), self.config.soft_prompt)
+        lessons = self._gate_lessons(published, ())
+        return teach_gate(self._room(published), self.config.gate, lessons)
+
+    def _gate_lessons(self, published: Published, parts: Sequence[str]) -> list[Lesson]:
+        """Of users whom nothing that is there, and no part still to come, is trained on."""
+        learnt, config = published.learnt, self.config
+        asked = {GRAPH: config.reasoning.seed, SOFT: config.soft_prompt.seed}
+        seeds = {name: learnt[name].facts["config"]["seed"] for name in asked if name in learnt}
+        seeds |= {name: seed for name, seed in asked.items() if name in parts}
+        return gate_lessons(self._room(published), seeds.values())
+
+    def _room(self, published: Published) -> Classroom:
         if self.scorer is None:
             raise ConfigError("soft prompts and the gate need a language model to be learnt with")
-        room = classroom(
-            desk, self.scorer, self.config.retrieval, self.config.prompt, folder, self.progress
-        )
-        if part == SOFT:
-            return teach_soft_prompt(room, self.config.soft_prompt)
-        return teach_gate(room, self.config.gate, published.learnt)
+        return classroom(
+            self.desk_of(published), self.scorer, self.config.retrieval, self.config.prompt,
+            self.states.training_folder, self.progress,
+        )  # fmt: skip

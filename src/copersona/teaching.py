@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -29,7 +29,7 @@ from copersona.answering.retrieval import RetrievalConfig
 from copersona.answering.serving import Desk
 from copersona.fitting import trainers
 from copersona.language.softened import SoftScorer
-from copersona.learnt import GATE, GRAPH, SOFT, TRAINED_ON, Learnt, Weights
+from copersona.learnt import GATE, SOFT, TRAINED_ON, Weights
 from copersona.method.corpus import id_hash
 from copersona.reasoning.training import part_of
 from copersona.records import Interaction, Query
@@ -205,22 +205,29 @@ def _trainers(desk: Desk) -> list[str]:
 # ---- the gate ----------------------------------------------------------------------------------
 
 
-def teach_gate(room: Classroom, config: GateConfig, learnt: Learnt) -> tuple[Weights, Said]:
-    """Fit the gate to what each choice costs on users whom nothing else was trained on.
+def gate_lessons(room: Classroom, seeds: Iterable[int]) -> list[Lesson]:
+    """Lessons of users whom nothing else was trained on.
 
     Args:
-        learnt: what the desk has besides, so that its users are left out.
+        seeds: of the splits of users by which all else is trained.
 
     Raises:
         DataError: too few people allow it, or said enough.
+    """
+    users = [u for u in _trainers(room.desk) if all(part_of(u, seed) != "learn" for seed in seeds)]
+    lessons = room.lessons(users, per_user=JUDGED_PER_USER, most=MOST_JUDGED)
+    check_enough([lesson.query.user for lesson in lessons])
+    return lessons
+
+
+def teach_gate(
+    room: Classroom, config: GateConfig, lessons: Sequence[Lesson]
+) -> tuple[Weights, Said]:
+    """Fit the gate to what each choice costs on lessons, see `gate_lessons`.
 
     Source: method step 12 (3).
     """
     start, desk = time.perf_counter(), room.desk
-    seeds = {learnt[part].facts["config"]["seed"] for part in (GRAPH, SOFT) if part in learnt}
-    users = [u for u in _trainers(desk) if all(part_of(u, seed) != "learn" for seed in seeds)]
-    lessons = room.lessons(users, per_user=JUDGED_PER_USER, most=MOST_JUDGED)
-    check_enough([lesson.query.user for lesson in lessons])
     has_soft = desk.prompter is not None and desk.ways.sends_soft
     choices = [choice for choice in CHOICES if has_soft or not choice.has_soft]
     judged = _judged(room, lessons, choices)

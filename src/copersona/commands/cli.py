@@ -218,10 +218,10 @@ def train(
     device: opt.Device = "cpu",
     as_json: opt.AsJson = False,
 ) -> None:
-    """Train graph reasoning, soft prompts and the gate on the fitted state.
+    """Train what goes on top of the fitted state.
 
-    On users who allow it; each is used where it helps users it has not seen. Graph reasoning where
-    nothing is named.
+    On users who allow it; each part is used where it helps users it has not seen. Graph reasoning
+    where nothing is named.
     """
     with session_of(ctx).open() as engine, terminal.progress_bars() as report:
         trained = engine.train(
