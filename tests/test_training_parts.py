@@ -491,7 +491,7 @@ def test_the_exposure_of_a_planted_text_in_the_small_model(
     short = {"soft_prompt": SoftPromptConfig(), "prompt": PromptConfig(budget_tokens=250)}
     config = CONFIG.model_copy(update=short)
     with opened(tmp_path, "local:smollm2", config, rows) as cp:
-        found = exposures(cp, owner, steps=100)
+        found = exposures(cp, owner, steps=300)
     with capsys.disabled():
         said = ", ".join(f"{name} {one.bits:.2f}" for name, one in found.items())
         print(f"\nexposure of a planted number, in bits of 8: {said}")  # noqa: T201
