@@ -416,6 +416,14 @@ def test_demo_is_a_command(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "demo.html").is_file()
 
 
+def test_training_soft_prompts_needs_a_local_model_and_few_steps(fitted: Run) -> None:
+    for part in ("--soft-prompt", "--gate"):
+        refused = fitted("train", part)
+        assert refused.exit_code == 2
+        assert "a language model in this process; echo is none" in refused.stderr
+    assert fitted("train", "--soft-prompt", "--steps", 1001).exit_code == 2
+
+
 def test_first_lines_of_help_are_shown_whole() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     assert "..." not in result.stdout.partition("Commands:")[2]

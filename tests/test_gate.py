@@ -22,7 +22,8 @@ from copersona.answering.gate import (
     design,
     routing_entropy,
 )
-from copersona.answering.gate_fitting import GateConfig, choice_costs, fit_gate, policy_cost
+from copersona.answering.gate_config import GateConfig
+from copersona.answering.gate_fitting import choice_costs, fit_gate, policy_cost
 from copersona.answering.gate_report import GateReport, build_gate_report
 from copersona.answering.omega_fitting import fit_omega
 from copersona.errors import ArtifactError, ConfigError, DataError, ShapeError

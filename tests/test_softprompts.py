@@ -15,12 +15,12 @@ from copersona.errors import ArtifactError, BackendError, DataError, ShapeError
 from copersona.language.softened import SoftScorer
 from copersona.reasoning.training import part_of
 from copersona.softprompts.canary import Exposure, exposure
+from copersona.softprompts.config import SoftPromptConfig
 from copersona.softprompts.projector import Known, PersonaVectors, Projector, ProjectorSize
 from copersona.softprompts.training import (
     PHRASE,
     Example,
     Lesson,
-    SoftPromptConfig,
     Trained,
     from_arrays,
     to_arrays,
@@ -275,7 +275,7 @@ def test_a_training_killed_in_the_middle_of_a_round_goes_on_exactly(
     said: list[int] = []
     resumed = train(lm, examples(), SHORT, checkpoint=tmp_path,
                     progress=lambda done, *_: said.append(done))  # fmt: skip
-    assert said == [2, 3]
+    assert said == list(range(5, 13))
     assert resumed.losses == straight.losses
     assert are_equal(weights(resumed.projector), weights(straight.projector))
 

@@ -16,7 +16,9 @@ TEMPLATE = (
 )
 
 
-def save_tiny_model(folder: Path, *, dtype: str = "float32", template: str = TEMPLATE) -> Path:
+def save_tiny_model(
+    folder: Path, *, dtype: str = "float32", template: str = TEMPLATE, context: int = CONTEXT
+) -> Path:
     """Two layers, 32 wide; returns the folder."""
     torch, transformers = require("torch"), require("transformers")
     words = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -30,7 +32,7 @@ def save_tiny_model(folder: Path, *, dtype: str = "float32", template: str = TEM
     torch.manual_seed(5)
     config = transformers.LlamaConfig(
         vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=CONTEXT,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context,
         eos_token_id=fast.eos_token_id, bos_token_id=None, initializer_range=0.5,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).to(getattr(torch, dtype))

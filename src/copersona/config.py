@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from copersona.answering.gate_config import GateConfig
+from copersona.answering.graph_branch import GraphBranchConfig
 from copersona.answering.prompting import PromptConfig
 from copersona.answering.retrieval import RetrievalConfig
 from copersona.answering.votes import VoteConfig
 from copersona.method.fitted import MethodConfig
 from copersona.reasoning.config import TrainingConfig
+from copersona.softprompts.config import SoftPromptConfig
 
 
 class CoPersonaConfig(BaseModel):
@@ -20,4 +23,7 @@ class CoPersonaConfig(BaseModel):
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
     vote: VoteConfig = VoteConfig()
+    graph: GraphBranchConfig = GraphBranchConfig()
     reasoning: TrainingConfig = TrainingConfig()
+    soft_prompt: SoftPromptConfig = SoftPromptConfig()
+    gate: GateConfig = GateConfig()

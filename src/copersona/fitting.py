@@ -107,9 +107,7 @@ def train_graph(
     from copersona.reasoning import checkpoints, reasoner, training  # noqa: PLC0415  need torch
 
     start = time.perf_counter()
-    may_train = [policy.trains(user) for user in state.lenders]
-    if not any(may_train):
-        raise DataError("no lender allows training: `consent USER --train` says they do")
+    may_train = trainers(state, policy)
 
     def report(done: int, total: int, said: str) -> None:
         if progress:
@@ -126,6 +124,18 @@ def train_graph(
             f"{spent:.0f} s, {len(trained.losses) - 1} passes"]  # fmt: skip
     said += [one.sentence for one in trained.decisions]
     return weights, tuple(said)
+
+
+def trainers(state: FittedState, policy: Policy) -> list[bool]:
+    """Which of the lenders may be trained on.
+
+    Raises:
+        DataError: none.
+    """
+    found = [policy.trains(user) for user in state.lenders]
+    if not any(found):
+        raise DataError("no lender allows training: `consent USER --train` says they do")
+    return found
 
 
 def aligned(corpus: Corpus, state: FittedState) -> Corpus:

@@ -27,12 +27,14 @@ from copersona.config import CoPersonaConfig
 from copersona.consent import Policy
 from copersona.departure import forget_user
 from copersona.errors import ConfigError, NotFittedError
-from copersona.fitting import aligned, fit_rows, lent, train_graph
+from copersona.fitting import aligned, fit_rows, lent
 from copersona.histories import Histories
 from copersona.ingestion import encoded
 from copersona.language.backends import Backends
 from copersona.language.generation import Generator
-from copersona.learnt import GRAPH
+from copersona.language.models import require_torch
+from copersona.learnt import GATE, GRAPH, SOFT
+from copersona.method.corpus import Corpus
 from copersona.method.fitted import FittedState
 from copersona.parametric import Parametric
 from copersona.policies import Policies
@@ -52,6 +54,7 @@ from copersona.reports import (
     Receipt,
     TrainReport,
 )
+from copersona.softprompts.config import SoftPromptConfig
 from copersona.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -80,7 +83,7 @@ class CoPersona(Histories):
         )
         self._states = States(state_root, namespace)
         self._policies = Policies(store, namespace, self._states)
-        self._parametric = Parametric()
+        self._parametric = Parametric(self._backends)
         self._secret = secrets.token_bytes(32)
 
     @classmethod
@@ -173,31 +176,51 @@ class CoPersona(Histories):
             done.warnings, time.perf_counter() - start,
         )  # fmt: skip
 
-    def train(self, *, device: str = "cpu", progress: Progress | None = None) -> TrainReport:
-        """Train graph reasoning on the fitted state and publish it with what was learnt.
+    def train(
+        self,
+        *,
+        graph: bool = False,
+        soft_prompt: bool = False,
+        gate: bool = False,
+        steps: int | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train parts on the fitted state, and publish each of them with it as soon as it is done.
 
         A training that was killed goes on where it was. Until the next `fit`, which starts anew,
-        it is used in those views in which it beats completion on users it has not seen.
+        what was trained is used where it was found to help on users it has not seen.
 
         Args:
+            graph, soft_prompt, gate: what is trained, in this order; graph reasoning where nothing
+                is named. What was trained on top of it before is dropped.
+            steps: most steps of the soft prompts, in the place of the configured ones.
             device: `cpu`, or `cuda` where there is one.
 
         Raises:
             NotFittedError: nothing was fitted yet.
-            MissingExtraError: torch is not installed.
+            ConfigError: soft prompts or the gate, and the language model is not in this process.
+            MissingExtraError: torch, or the language model, is not installed.
             DataError: too few lenders allow training, or have enough to learn from.
         """
-        start, policy, published = time.perf_counter(), self.policy(), self._required()
-        version, state, items, words, learnt = published
-        corpus = encoded(lent(self.store, self.namespace, policy), self._cache(state.encoder),
-                         progress)  # fmt: skip
-        weights, said = train_graph(
-            state, aligned(corpus, state), policy, self.config.reasoning,
-            checkpoint=self._states.training_folder, device=device, progress=progress,
-        )  # fmt: skip
-        version = self._states.publish(state, items, words, {**learnt, GRAPH: weights})
-        self._states.prune()
-        return TrainReport(version, said, time.perf_counter() - start)
+        self._required()
+        scorer = self._backends.scorer(device) if soft_prompt or gate else None
+        require_torch()
+        from copersona.curriculum import Curriculum  # noqa: PLC0415  it needs torch
+
+        config = self.config
+        if steps is not None:
+            soft = SoftPromptConfig(**{**config.soft_prompt.model_dump(), "steps": steps})
+            config = config.model_copy(update={"soft_prompt": soft})
+
+        def corpus_of(state: FittedState) -> Corpus:
+            rows = lent(self.store, self.namespace, self.policy())
+            return aligned(encoded(rows, self._cache(state.encoder), progress), state)
+
+        named = {GRAPH: graph, SOFT: soft_prompt, GATE: gate}
+        return Curriculum(
+            self._states, config, self._required, corpus_of, self._desk, scorer, device, progress
+        ).train([part for part, is_named in named.items() if is_named] or [GRAPH])
 
     def _cache(self, spec: str) -> VectorCache:
         return VectorCache(self.store, self.namespace, self._backends.encoder(spec))
@@ -248,9 +271,10 @@ class CoPersona(Histories):
         if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=done.quoted):
             trace_id = ""  # of a user who is not to be remembered
         evidence = tuple(nameless(shown, user, self._secret) for shown in context.evidence)
-        degraded = tuple(filter(None, (self._states.degraded, self._parametric.missing)))
+        degraded = (self._states.degraded,) if self._states.degraded else ()
+        missing = self._parametric.parts(self._required()).missing.values()
         return replace(context, trace_id=trace_id, evidence=evidence,
-                       warnings=(*degraded, *context.warnings))  # fmt: skip
+                       warnings=(*degraded, *missing, *context.warnings))  # fmt: skip
 
     def _answer_for(
         self, query: Query, budget: int | None, branches: Branches
@@ -258,10 +282,13 @@ class CoPersona(Histories):
         settings = self.config.prompt
         if budget is not None:
             settings = PromptConfig(**{**settings.model_dump(), "budget_tokens": budget})
-        desk, count = self._desk(self._required()), self._backends.count_tokens
-        done = desk.answer(query, self.config.retrieval, settings, count, branches)
+        published, count = self._required(), self._backends.count_tokens
+        done = self._desk(published).answer(
+            query, self.config.retrieval, settings, count, branches
+        )  # fmt: skip
+        unsent = self._parametric.parts(published).missing.get(SOFT, "")
         return done, trace_of(
-            query, done.persona, done.routed, done.context, done.peers, done.reasoned
+            query, done.persona, done.routed, done.context, done.peers, done.reasoned, unsent
         )
 
     def vote(
@@ -337,12 +364,13 @@ class CoPersona(Histories):
             n: answers to sample; the one that is most of the user's kind is given back.
 
         Raises:
-            ConfigError: no language model is configured.
+            ConfigError: no language model is configured, or the context holds soft tokens for
+                another one.
             BackendError: it failed; the message names the trace of the context, which stays.
         """
         model = self.language_model()
         texts = sampled(model, context, n, max_tokens=max_tokens, temperature=temperature)
-        if n == 1 or not context.branches.graph:
+        if n == 1 or not (context.branches.graph and self.config.graph.chooses):
             return Answer(texts[0], context)
         ranked = rank_answers(self._desk(self._required()), context.query, texts)
         return Answer(texts[ranked[0][0]], context, tuple(score for _, score in ranked))
@@ -388,11 +416,12 @@ class CoPersona(Histories):
         return published
 
     def _desk(self, published: Published) -> Desk:
-        cache = self._cache(published.state.encoder)
+        cache, parts = self._cache(published.state.encoder), self._parametric.parts(published)
         version, state, items, words, _ = published
         return Desk(
             self.namespace, version, state, items, words, self.store, cache, self.policy(),
-            self._secret, reasoner=self._parametric.reasoner(published),
+            self._secret, reasoner=parts.reasoner, prompter=parts.prompter, gate=parts.gate,
+            ways=self.config.graph,
         )  # fmt: skip
 
     # ---- operations ----------------------------------------------------------------------------

@@ -309,6 +309,7 @@ class Context:
         warnings: what was left out or degraded (nothing fitted, model too small …).
         branches: those that might speak.
         soft: soft prompt, for the one local model it was trained for; None where there is none.
+        choice: what the gate let in, by name; empty where none was asked.
 
     Shapes:
         soft (n_tokens, width of the language model) float32
@@ -325,6 +326,7 @@ class Context:
     warnings: tuple[str, ...] = ()
     branches: Branches = BOTH
     soft: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ class Explanation:
                  f"confidence gained from others (worth): {detail['worth']:.2f}"]  # fmt: skip
         if "branches" in detail:  # not in traces from before there was a choice
             lines.append(f"branches: {detail['branches']}; graph: {detail['graph']}")
+        if detail.get("choice"):
+            lines.append(f"gate: lets in {detail['choice']}")
         lines += [_facet_line(facet) for facet in detail["facets"] if facet["share"] > 0]
         lines += [
             f"part {part['kind']} ({part['tokens']} tokens): {part['reason']}; without it: "

@@ -88,8 +88,9 @@ def vote(
 
     usual = polled_shares(_on(lambda i: i.rating, polled), least)
     labels = polled_shares(_on(lambda i: i.label, polled), least)
-    likely_labels = estimated_labels(*asked, labels) if branches.graph else None
-    likely_ratings = estimated_ratings(*asked, usual) if branches.graph else None
+    is_estimated = branches.graph and desk.ways.votes
+    likely_labels = estimated_labels(*asked, labels) if is_estimated else None
+    likely_ratings = estimated_ratings(*asked, usual) if is_estimated else None
     of_labels = counted(lambda i: i.label, likely_labels or labels)
     ratings = counted(lambda i: i.rating, likely_ratings or usual)
     ratings = tuple(sorted(ratings, key=lambda share: float(share.value)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from copersona.answering.serving import Desk
 from copersona.errors import BackendError, ConfigError
-from copersona.language.generation import Generator
+from copersona.language.generation import Generator, LocalGenerator
 from copersona.method.corpus import build_corpus
 from copersona.method.facets import unit
 from copersona.method.fitted import FittedState, UserView
@@ -43,7 +43,7 @@ def sampled(
         temperature: where None, 0 for one answer and `TEMPERATURE` for several.
 
     Raises:
-        ConfigError: n is below 1.
+        ConfigError: n is below 1; the context holds soft tokens and the model takes none.
         BackendError: the model failed; the message names the trace of the context, which stays.
     """
     if n < 1:
@@ -51,11 +51,13 @@ def sampled(
     if temperature is None:
         temperature = TEMPERATURE if n > 1 else 0.0
     messages = list(context.messages)
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
+    if context.soft is not None:
+        if not isinstance(model, LocalGenerator):
+            raise ConfigError(f"the context holds soft tokens, which {model.name} cannot take")
+        asked["soft"] = context.soft
     try:
-        return [
-            model.generate(messages, max_tokens=max_tokens, temperature=temperature)
-            for _ in range(n)
-        ]
+        return [model.generate(messages, **asked) for _ in range(n)]
     except BackendError as error:
         kept = f" (the request is kept: trace {context.trace_id})" if context.trace_id else ""
         raise BackendError(f"{error}{kept}") from error

@@ -42,12 +42,14 @@ def trace_of(
     context: Context,
     peers: Sequence[Peer] = (),
     reasoned: Sequence[str] = (),
+    unsent: str = "",
 ) -> dict[str, Any]:
     """Everything an explanation needs, as plain data; facets without a share are left out.
 
     Args:
         peers: those behind what was borrowed who allow being told apart, that is, lend text.
         reasoned: views in which graph reasoning corrected what is said.
+        unsent: why soft tokens are not sent although they were trained.
 
     Shapes:
         routed (n_facets,)
@@ -61,7 +63,8 @@ def trace_of(
     return {
         "user": query.user, "text": query.text, "at": query.at, "state": persona.state,
         "mode": persona.mode, "is_personalised": context.is_personalised,
-        "branches": str(context.branches), "graph": _by_graph(context, reasoned),
+        "branches": str(context.branches), "graph": _by_graph(context, reasoned, unsent),
+        "choice": context.choice,
         "need": own_need(share, support),
         "worth": borrowing_worth(share, before, after, abstained),
         "facets": [_facet(f, float(routed[f.facet]), peers) for f in facets],
@@ -78,7 +81,7 @@ def trace_of(
     }  # fmt: skip
 
 
-def _by_graph(context: Context, reasoned: Sequence[str]) -> str:
+def _by_graph(context: Context, reasoned: Sequence[str], unsent: str) -> str:
     """In which ways the graph branch spoke."""
     if not context.branches.graph:
         return "off"
@@ -88,7 +91,8 @@ def _by_graph(context: Context, reasoned: Sequence[str]) -> str:
         ways.append(f"{len(context.soft)} soft tokens")
     if ways and reasoned:
         ways.append(f"corrected by graph reasoning in {', '.join(reasoned)}")
-    return ", ".join(ways) or "on, and had nothing to say"
+    said = ", ".join(ways) or "on, and had nothing to say"
+    return f"{said}; {unsent}" if unsent else said
 
 
 def nameless(evidence: Evidence, borrower: str, secret: bytes) -> Evidence:

@@ -133,9 +133,15 @@ class Gate:
         """
         return np.asarray(softmax(design(features, self.location, self.scale) @ self.weights, -1))
 
-    def choose(self, features: GateFeatures) -> Choice:
-        """The likeliest choice; of equals the first, which is none."""
-        return self.choices[int(self.shares(features.as_array()).argmax())]
+    def choose(self, features: GateFeatures, *, has_soft: bool = True) -> Choice:
+        """The likeliest choice; of equals the first, which is none.
+
+        Args:
+            has_soft: False where there are no soft tokens to choose.
+        """
+        shares = self.shares(features.as_array())
+        may = [n for n, choice in enumerate(self.choices) if has_soft or not choice.has_soft]
+        return self.choices[max(may, key=lambda n: shares[n])]
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """The gate as named arrays and JSON facts; `from_arrays` is the inverse."""

@@ -54,20 +54,29 @@ def measure(features: Array, outcomes: Array, users: Sequence[str]) -> Measured:
         features (n, n_features) · outcomes (n, ...) · users (n,)
 
     Raises:
-        ShapeError, DataError: see `check_table`; too few requests or users.
+        ShapeError, DataError: see `check_table` and `check_enough`.
     """
     check_table(features, (len(users), len(FEATURES)), "features")
-    fold_by_user = {user: fold_of(user) for user in users}
-    n_folds = len(set(fold_by_user.values()))
-    if len(users) < LEAST_REQUESTS or len(fold_by_user) < LEAST_USERS or n_folds < LEAST_FOLDS:
-        raise DataError(
-            f"{len(users)} requests of {len(fold_by_user)} users in {n_folds} folds are too few to "
-            f"learn from; needed are {LEAST_REQUESTS} requests of {LEAST_USERS} users in "
-            f"{LEAST_FOLDS} folds"
-        )
-    folds = np.array([fold_by_user[user] for user in users])
+    check_enough(users)
+    folds = np.array([fold_of(user) for user in users])
     known, came = (np.asarray(table, np.float64) for table in (features, outcomes))
     return Measured(known, came, np.asarray(users), folds)
+
+
+def check_enough(users: Sequence[str]) -> None:
+    """Refuse to learn from too few requests, given by whom each is from.
+
+    Raises:
+        DataError: too few requests, users or folds.
+    """
+    folds = {user: fold_of(user) for user in users}
+    n_folds = len(set(folds.values()))
+    if len(users) < LEAST_REQUESTS or len(folds) < LEAST_USERS or n_folds < LEAST_FOLDS:
+        raise DataError(
+            f"{len(users)} requests of {len(folds)} users in {n_folds} folds are too few to learn "
+            f"a gate from; needed are {LEAST_REQUESTS} requests of {LEAST_USERS} users in "
+            f"{LEAST_FOLDS} folds"
+        )
 
 
 def check_table(table: Array, shape: tuple[int, int], name: str) -> None:

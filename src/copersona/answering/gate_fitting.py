@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.special import softmax
 from scipy.stats import norm
 
 from copersona.answering.gate import CHOICES, NONE, Choice, Gate, design
+from copersona.answering.gate_config import GateConfig
 from copersona.answering.gate_data import Measured, check_table, measure
 from copersona.answering.gate_report import GateReport, build_gate_report, clustered_error
 from copersona.errors import ConfigError
@@ -37,20 +37,6 @@ _STEP = 10.0
 """Log odds between one choice and the next best in a gate that always takes the same."""
 _DOUBT = 0.05
 """Of a one-sided bound."""
-
-
-class GateConfig(BaseModel):
-    """What being long, and being wrong, costs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    price: float = Field(0.002, ge=0)
-    """Nats per token of the answer that 100 tokens of context must gain."""
-    caution: float = Field(1.0, ge=1)
-    """How much more a nat lost against none weighs than one gained. Noise of single requests counts
-    as harm too, so that much caution refuses small gains everywhere."""
-    margin: float = Field(0.02, ge=0)
-    """Nats per token a request must be worse by to be reported as a false injection."""
 
 
 def fit_gate(

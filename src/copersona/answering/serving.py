@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from copersona.answering.blocks import CountTokens
 from copersona.answering.gate import Choice, Gate, GateFeatures
 from copersona.answering.gating import gate_features, let_in
+from copersona.answering.graph_branch import EVERY_WAY, GraphBranchConfig
 from copersona.answering.prompting import PromptConfig, render
 from copersona.answering.retrieval import Candidate, RetrievalConfig, rank
 from copersona.answering.sources import Prompter, Reasoner, Records, Vectors
@@ -92,7 +93,6 @@ class Answered:
         peers: who stands in for the user there, where they allow being told apart.
         quoted: ids of the other users whose words the context holds.
         reasoned: views in which graph reasoning corrected the persona.
-        choice: what the gate let in, by name; empty without a gate.
 
     Shapes:
         routed (n_facets,)
@@ -104,7 +104,6 @@ class Answered:
     peers: tuple[Peer, ...]
     quoted: frozenset[str]
     reasoned: tuple[str, ...] = ()
-    choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,7 @@ class Desk:
         reasoner: corrects what completion says; None leaves it as it is.
         prompter: makes soft prompts; None makes none.
         gate: chooses what may enter; None lets everything in.
+        ways: in which ways the graph branch may speak.
     """
 
     namespace: str
@@ -135,6 +135,7 @@ class Desk:
     reasoner: Reasoner | None = None
     prompter: Prompter | None = None
     gate: Gate | None = None
+    ways: GraphBranchConfig = EVERY_WAY
 
     def own(self, user: str, before: float | None = None) -> Own:
         """All that is stored of a user; texts that are not encoded yet are encoded now.
@@ -177,7 +178,10 @@ class Desk:
     ) -> Answered:
         """The context of one request, and everything an explanation needs."""
         look = self.look(query)
-        choice = None if self.gate is None else self.gate.choose(self.features(look))
+        choice = None
+        if self.gate and (branches.text or branches.graph):
+            has_soft = self._soft(look, branches) is not None
+            choice = self.gate.choose(self.features(look), has_soft=has_soft)
         return self.answer_from(look, retrieval, prompt, count_tokens, branches, choice)
 
     def features(self, look: Look) -> GateFeatures:
@@ -205,7 +209,7 @@ class Desk:
         if choice is not None:
             persona = let_in(persona, choice)
             retrieval = retrieval.model_copy(update={"origins": retrieval.origins & choice.origins})
-        if not branches.graph:
+        if not (branches.graph and self.ways.says_text):
             persona = unsaid(persona)
         length = expected_length(self.state, routed, view) if retrieval.beta_length else None
         weighed = retrieval.preferring_own(self.state.own_preference)
@@ -216,18 +220,27 @@ class Desk:
             query, persona if is_anything else None, evidence, routed, prompt, count_tokens,
             rng_fence=self.fence,
         )  # fmt: skip
-        soft = None
-        if self.prompter and branches.graph and (choice is None or choice.has_soft):
-            soft = self.prompter.soft(view, routed, look.vector)
-        is_personalised = context.is_personalised or soft is not None
-        context = replace(context, branches=branches, soft=soft, is_personalised=is_personalised)
+        soft = self._soft(look, branches) if choice is None or choice.has_soft else None
+        context = replace(
+            context, branches=branches, soft=soft, choice=choice.name if choice else "",
+            is_personalised=context.is_personalised or soft is not None,
+        )  # fmt: skip
         shown = {e.interaction_id for e in context.evidence if e.origin != "own"}
         quoted = frozenset(c.interaction.user for c in found if c.interaction.id in shown)
         reasoned = dict.fromkeys(v for done in view.facets.values() for v in done.reasoned_views)
         return Answered(
-            persona, routed, context, tuple(self._peers(persona, view)), quoted, tuple(reasoned),
-            choice.name if choice else "",
+            persona, routed, context, tuple(self._peers(persona, view)), quoted, tuple(reasoned)
         )  # fmt: skip
+
+    def _soft(self, look: Look, branches: Branches) -> Array | None:
+        """Soft tokens, where they may be sent and something is known of the user.
+
+        Whoever does not learn from others gets none: others taught what they say.
+        """
+        may_send = branches.graph and self.ways.sends_soft and self.policy.learns(look.query.user)
+        if self.prompter is None or not may_send:
+            return None
+        return self.prompter.soft(look.view, look.routed, look.vector)
 
     def view(self, user: str, corpus: Corpus, facets: Sequence[int] | None = None) -> UserView:
         """One user's completed facets; all of them where none are named."""

@@ -209,13 +209,25 @@ def fit(ctx: typer.Context, reasoning: opt.Reasoning = False, as_json: opt.AsJso
 
 
 @app.command()
-def train(ctx: typer.Context, device: opt.Device = "cpu", as_json: opt.AsJson = False) -> None:
-    """Train graph reasoning on the fitted state.
+def train(
+    ctx: typer.Context,
+    graph: opt.Graph = False,
+    soft_prompt: opt.SoftPrompt = False,
+    gate: opt.Gate = False,
+    steps: opt.Steps = None,
+    device: opt.Device = "cpu",
+    as_json: opt.AsJson = False,
+) -> None:
+    """Train what goes on top of the fitted state.
 
-    On users who allow it; it is used where it beats completion on users it has not seen.
+    On users who allow it; each part is used where it helps users it has not seen. Graph reasoning
+    where nothing is named.
     """
     with session_of(ctx).open() as engine, terminal.progress_bars() as report:
-        trained = engine.train(device=device, progress=report)
+        trained = engine.train(
+            graph=graph, soft_prompt=soft_prompt, gate=gate, steps=steps, device=device,
+            progress=report,
+        )  # fmt: skip
     terminal.say_trained(trained, as_json=as_json)
 
 

@@ -102,6 +102,16 @@ BranchNames = Annotated[
 Reasoning = Annotated[
     bool, typer.Option("--reasoning", help="Train graph reasoning as well; see `train`.")
 ]
+Graph = Annotated[bool, typer.Option("--graph", help="Train graph reasoning.")]
+SoftPrompt = Annotated[
+    bool, typer.Option("--soft-prompt", help="Train soft prompts for a local language model.")
+]
+Gate = Annotated[
+    bool, typer.Option("--gate", help="Fit what decides what may enter a context, with the same.")
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Most steps of training soft prompts.")
+]
 Device = Annotated[str, typer.Option(help="cpu, or cuda where there is one.")]
 Budget = Annotated[int | None, typer.Option(min=1, help="Most tokens the context may have.")]
 Instruction = Annotated[str, typer.Option(help="What the language model is to do with TEXT.")]

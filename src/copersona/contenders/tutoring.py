@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from copersona.answering.gate import CHOICES, Choice, Gate
-from copersona.answering.gate_fitting import GateConfig, fit_gate
+from copersona.answering.gate_config import GateConfig
+from copersona.answering.gate_fitting import fit_gate
 from copersona.answering.gate_report import GateReport
+from copersona.softprompts.config import SoftPromptConfig
 from copersona.tasks.cases import Case, Request
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Tutor:
             settings: of its training.
         """
         if name not in self._soft:
-            from copersona.softprompts.training import SoftPromptConfig, train  # noqa: PLC0415
+            from copersona.softprompts.training import train  # noqa: PLC0415  it needs torch
 
             config = SoftPromptConfig(
                 steps=self.steps,

@@ -8,12 +8,16 @@ names of models and addresses; knows no texts, and not what is encoded or asked.
 from __future__ import annotations
 
 import re
+from functools import cached_property
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from copersona.errors import ConfigError, MissingExtraError
 from copersona.language.encoders import Encoder, default_encoder, open_encoder
 from copersona.language.generation import Generator, approximate_tokens, open_generator
+from copersona.language.models import MODELS, identity_of
+from copersona.language.softened import SoftScorer
 
 LOCAL_MODEL = "local:smollm2"
 """The language model where none is named, if it is installed."""
@@ -21,6 +25,11 @@ LOCAL_MODEL = "local:smollm2"
 NO_MODEL = (
     "no language model is configured: name one (COPERSONA_LLM=openai:MODEL@URL), or install the "
     "small local one (`copersona models install smollm2`); `prompt` works without one"
+)
+
+NOT_LOCAL = (
+    "soft prompts and the gate are learnt with a language model in this process; {} is none: name "
+    "one (COPERSONA_LLM=local:NAME)"
 )
 
 _PASSWORD = re.compile(r"(?<=//)[^/@]*@")
@@ -80,6 +89,37 @@ class Backends:
                     raise
                 raise ConfigError(NO_MODEL) from error
         return self._generator
+
+    @property
+    def generator_name(self) -> str:
+        """What the language model is called, as given."""
+        return _PASSWORD.sub("", self._generator_spec or LOCAL_MODEL)
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the language model, where it is one in this process, else empty; opens none."""
+        name = self._local_name
+        return identity_of(name) if name in MODELS or (name and Path(name).is_dir()) else ""
+
+    def scorer(self, device: str) -> SoftScorer:
+        """The language model as one that soft prompts, and the gate, are learnt with.
+
+        Args:
+            device: `cpu`, or `cuda` where there is one.
+
+        Raises:
+            ConfigError: it is not one in this process.
+            BackendError: it cannot be opened.
+        """
+        if not self._local_name:
+            raise ConfigError(NOT_LOCAL.format(self.generator_name))
+        return SoftScorer(self._local_name, device=device)
+
+    @property
+    def _local_name(self) -> str:
+        """Name or folder of a language model in this process; empty for every other."""
+        kind, _, name = (self._generator_spec or LOCAL_MODEL).partition(":")
+        return name if kind == "local" else ""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text for the language model in use; estimated where none is open."""

@@ -206,8 +206,7 @@ class LocalModel:
         folder = Path(folder_or_name)
         if str(folder_or_name) in models.MODELS or not folder.is_dir():
             folder = models.locate(str(folder_or_name), models_folder)
-        self._folder = folder
-        self._pinned = models.MODELS.get(os.fspath(folder_or_name))
+        self._called = folder_or_name
         self._torch.set_num_threads(threads or 1)
         try:
             with models.quiet_loading():
@@ -231,8 +230,7 @@ class LocalModel:
     @cached_property
     def identity(self) -> str:
         """Name and content: what has the same identity computes the same."""
-        pinned = self._pinned
-        return f"{self.name}@{pinned.weights_sha256 if pinned else models.hash_of(self._folder)}"
+        return models.identity_of(self._called)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens the model's own tokenizer makes of `text`."""

@@ -145,6 +145,18 @@ def hash_of(folder: Path) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
+def identity_of(name_or_folder: str | Path) -> str:
+    """Return name and content of a language model: what has the same computes the same.
+
+    Args:
+        name_or_folder: a pinned model, installed or not, or a folder.
+    """
+    if pinned := MODELS.get(os.fspath(name_or_folder)):
+        return f"local:{pinned.name}@{pinned.weights_sha256}"
+    folder = Path(name_or_folder)
+    return f"local:{folder.name}@{hash_of(folder)}"
+
+
 def require(module: str, command: str = LOCAL_COMMAND) -> Any:
     """Import an optional library, or say which command installs it."""
     try:

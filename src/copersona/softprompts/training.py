@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from copersona.errors import ArtifactError, DataError, ShapeError
 from copersona.language.generation import Messages
 from copersona.language.softened import Prepared, SoftScorer
 from copersona.reasoning.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from copersona.reasoning.training import part_of, repeatable
+from copersona.softprompts.config import SoftPromptConfig
 from copersona.softprompts.projector import Known, PersonaVectors, Projector, ProjectorSize
 
 Array = NDArray[Any]
@@ -35,32 +35,6 @@ PHRASE = "Answer the following request."
 """What the base tokens start as; says nothing of anybody."""
 _LEAST = 30
 """Examples below which nothing can be learnt."""
-
-
-class SoftPromptConfig(BaseModel):
-    """How a projector is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    n_pooled: int = Field(2, ge=0)
-    """Tokens made of the pool; each slot is one more."""
-    hidden: int = Field(256, ge=8)
-    knows_user: bool = True
-    """False trains the control: as many tokens, which know nothing of the user."""
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    batch: int = Field(8, ge=1)
-    steps: int = Field(1000, ge=1, le=1000)
-    """Most steps; counted in whole rounds."""
-    round_steps: int = Field(50, ge=1)
-    """Steps after which the stopping users are asked, and the checkpoint is written."""
-    patience: int = Field(4, ge=1)
-    """Rounds without a better test after which training stops."""
-    stop_examples: int = Field(128, ge=1)
-    """Most examples of the stopping users, spread over them."""
-    branch_dropout: float = Field(0.15, ge=0, le=1)
-    """Share of examples whose text branch is left out."""
-    seed: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -151,18 +125,14 @@ def _trained(
         point = Checkpoint.start(projector, lesson.stopping_loss(projector))
     n_rounds = -(-config.steps // config.round_steps)
     while point.epoch < n_rounds and point.n_worse < config.patience:
-        begun = time.monotonic()
         for step in lesson.steps_of(point.epoch):
             lesson.step(projector, optimizer, step)
+            if progress:
+                said = f"loss {point.losses[-1]:.4f}, best {min(point.losses):.4f}"
+                progress(step + 1, n_rounds * config.round_steps, said)
         point = point.after(projector, lesson.stopping_loss(projector))
         if checkpoint:
             save_checkpoint(checkpoint, lesson.mark, point, projector, optimizer)
-        if progress:
-            took = time.monotonic() - begun
-            said = (
-                f"loss {point.losses[-1]:.4f}, best {min(point.losses):.4f}, {took:.1f} s a round"
-            )
-            progress(point.epoch, n_rounds, said)
     projector.load_state_dict(point.best)
     projector.eval()
     return Trained(
