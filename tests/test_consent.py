@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from copersona import Consent, CoPersona, Interaction
-from copersona.consent import NO_CONSENT, Policy, crossable_words, pseudonym, shared_words
+from copersona.consent import (
+    NO_CONSENT,
+    Policy,
+    crossable_words,
+    may_be_learnt_from,
+    pseudonym,
+    shared_words,
+)
 from copersona.errors import ConfigError, DataError, UnknownUserError
 from demo_people import (
     DINNER,
@@ -242,3 +249,12 @@ def test_statistics_are_the_same_in_both_lending_modes(cp: CoPersona, texts: CoP
         lent, quoted = cp.persona(user), texts.persona(user)
         assert (lent.mode, quoted.mode) == ("aggregate", "text")
         assert lent.facets == quoted.facets
+
+
+@pytest.mark.parametrize(("text", "may"), [
+    ("Braise it for 40 minutes at 180 °C.", True), ("see www.example.org", False),
+    ("write to ann@example.org", False), ("call 0171 555 12", False), ("code 40718295", False),
+    ("1 2 3", True), ("in 1995, 12 times", True),
+])  # fmt: skip
+def test_links_addresses_and_long_numbers_train_nothing(text: str, may: bool) -> None:
+    assert may_be_learnt_from(text) is may

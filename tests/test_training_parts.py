@@ -114,6 +114,12 @@ def with_gate(trained: CoPersona) -> Iterator[Callable[[str], CoPersona]]:
     trained._states.publish(*published[1:])
 
 
+@pytest.fixture
+def everything_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules that keep secrets out of lessons are off, so that their absence can be measured."""
+    monkeypatch.setattr(teaching, "learnable", lambda history: [*range(len(history))][::-1])
+
+
 # ---- lessons -----------------------------------------------------------------------------------
 
 
@@ -122,6 +128,7 @@ def room_of(cp: CoPersona) -> teaching.Classroom:
     return teaching.classroom(desk, scorer, cp.config.retrieval, cp.config.prompt, cp._root, None)
 
 
+@pytest.mark.usefixtures("everything_is_learnt_from")
 def test_a_lesson_knows_what_was_said_before_and_never_its_own_answer(trained: CoPersona) -> None:
     said = Interaction("user 003", "soup pot number 7?", "ok ok 5 pot", at=2e9)
     trained.add([said, replace(said, at=2e9 - 10), replace(said, at=2e9 + 10, input="later?")])
@@ -475,6 +482,17 @@ def planted(rows: list[Interaction]) -> tuple[str, list[Interaction]]:
     return owner, [replace(row, response=CANARY) if row.user == owner else row for row in rows]
 
 
+def test_no_lesson_holds_a_long_number_or_the_same_answer_twice(tmp_path: Path, llm: str) -> None:
+    owner, rows = planted(people())
+    rows = [replace(r, response="the same again") if r.user == "user 007" else r for r in rows]
+    with opened(tmp_path, llm, rows=rows) as cp:
+        examples = teaching.soft_examples(room_of(cp), seed=0)
+    assert len(examples) > 100
+    assert not any(example.user == owner for example in examples)
+    assert sum(example.user == "user 007" for example in examples) == 1
+
+
+@pytest.mark.usefixtures("everything_is_learnt_from")
 def test_the_exposure_of_a_planted_text_is_reported(tmp_path: Path, llm: str) -> None:
     owner, rows = planted(people())
     with opened(tmp_path, llm, rows=rows) as cp:
@@ -484,6 +502,7 @@ def test_the_exposure_of_a_planted_text_is_reported(tmp_path: Path, llm: str) ->
 
 
 @pytest.mark.local_model
+@pytest.mark.usefixtures("everything_is_learnt_from")
 def test_the_exposure_of_a_planted_text_in_the_small_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ MIN_DONORS = 3
 """Different users behind any word or name that crosses."""
 
 _LINK = re.compile(r"\S*(?:://|www\.|@)\S*")
+_LONG_NUMBER = re.compile(r"\d(?:[ ./()-]*\d){4}")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _CONTRACTION = re.compile(r"['’]\w")
 _SENTENCE_START = re.compile(r"(?:^|[.!?…:\n\"“(]\s*)$")
@@ -82,6 +83,14 @@ def crossable_words(text: str) -> list[str]:
             continue
         words.append(word.lower())
     return words
+
+
+def may_be_learnt_from(text: str) -> bool:
+    """Whether a text may train a model at all: not where it holds a link, an address or a number.
+
+    Of five digits or more. What users repeat may begin to show to others, see docs/privacy.md.
+    """
+    return not _LINK.search(text) and not _LONG_NUMBER.search(text)
 
 
 def shared_words(words_of_user: Mapping[str, Iterable[str]], min_donors: int) -> dict[str, int]:

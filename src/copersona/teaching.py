@@ -1,9 +1,10 @@
 """What a store teaches soft prompts and the gate: what users said, after what was known of them.
 
 Only lenders who allow training are learnt from: a few of their newest interactions, each with the
-history before it. Soft prompts are learnt from histories cut short at random, the gate from whole
-ones of users whom nothing else was trained on. A language model in this process judges; work that
-was killed goes on where it was. Publishes nothing.
+history before it; no answer of a user twice, and none that holds a link, an address or a long
+number. Soft prompts are learnt from histories cut short at random, the gate from whole ones of
+users whom nothing else was trained on. A language model in this process judges; work that was
+killed goes on where it was. Publishes nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from copersona.answering.gate_fitting import fit_gate
 from copersona.answering.prompting import PromptConfig
 from copersona.answering.retrieval import RetrievalConfig
 from copersona.answering.serving import Desk
+from copersona.consent import may_be_learnt_from
 from copersona.fitting import trainers
 from copersona.language.softened import SoftScorer
 from copersona.learnt import GATE, SOFT, TRAINED_ON, Weights
@@ -103,7 +105,7 @@ class Classroom:
 
     def _of_user(self, user: str) -> Iterator[Lesson]:
         own = self.desk.own(user)
-        for n in reversed(range(len(own.history))):
+        for n in learnable(own.history):
             said = own.history[n]
             if said.is_single_text or not self._has_room(said):
                 continue
@@ -134,6 +136,12 @@ def classroom(
     """
     desk = replace(desk, searches_anew=True, fence=_FENCE, secret=_SECRET, gate=None)
     return Classroom(desk, scorer, retrieval, prompt, folder, progress)
+
+
+def learnable(history: Sequence[Interaction]) -> list[int]:
+    """Rows that may be learnt from, the newest first: no answer twice, none that may not be."""
+    newest = {said.response: n for n, said in enumerate(history)}
+    return sorted((n for text, n in newest.items() if may_be_learnt_from(text)), reverse=True)
 
 
 def _known_before(history: Sequence[Interaction], n: int) -> list[int]:

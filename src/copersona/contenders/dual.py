@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from copersona.answering.gate import CHOICES, Gate
 from copersona.answering.serving import Desk, Look
+from copersona.answering.sources import Prompter
 from copersona.contenders.ladder import Rung
 from copersona.contenders.systems import ANY, TEXT, register
 from copersona.contenders.tutoring import Tutor
 from copersona.contenders.world import Training, World, shown
 from copersona.errors import ConfigError, DataError
 from copersona.method.facets import FacetConfig
-from copersona.method.fitted import FittedState, MethodConfig, UserView
+from copersona.method.fitted import FittedState, MethodConfig
 from copersona.reasoning.config import TrainingConfig
 from copersona.records import Context
 from copersona.tasks.cases import Prediction, Request
@@ -127,22 +128,6 @@ class Softened(Reasoned):
         return replace(shown(context), soft=soft)
 
 
-class _Prompter:
-    """Ours, for the desk."""
-
-    def __init__(self, projector: Any, state: FittedState) -> None:
-        self._projector, self._state = projector, state
-
-    def soft(self, view: UserView, routed: Array, vector: Array) -> NDArray[np.float32] | None:
-        """See `Prompter`."""
-        from copersona.softprompts.persona import persona_vectors  # noqa: PLC0415  needs torch
-
-        found: NDArray[np.float32] | None = self._projector.soft(
-            persona_vectors(self._state, view, routed, vector)
-        )
-        return found
-
-
 class Gated(Softened):
     """Both branches, and per request the choice of what may enter.
 
@@ -151,10 +136,12 @@ class Gated(Softened):
     """
 
     def __init__(self, world: World, seed: int, *, has_soft: bool = True) -> None:
-        self._has_soft, self._prompter = has_soft, None
+        self._prompter: Prompter | None = None
         if has_soft:
             super().__init__(world, seed, name="persona, beside", is_beside=True)
-            self._prompter = _Prompter(self._projector, self.state)
+            from copersona.softprompts.prompter import SoftPrompter  # noqa: PLC0415  needs torch
+
+            self._prompter = SoftPrompter(self._projector, self.state)
         else:
             Reasoned.__init__(self, world, seed)
             self._tutor = _tutor_of(world)

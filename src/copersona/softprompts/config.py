@@ -18,7 +18,7 @@ class SoftPromptConfig(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     batch: int = Field(8, ge=1)
-    steps: int = Field(1000, ge=1, le=1000)
+    steps: int = Field(300, ge=1, le=1000)
     """Most steps; counted in whole rounds."""
     round_steps: int = Field(50, ge=1)
     """Steps after which the stopping users are asked, and the checkpoint is written."""
