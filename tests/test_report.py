@@ -468,7 +468,7 @@ def test_numbers_are_written_short_and_aligned() -> None:
 def test_what_each_branch_adds_is_said_with_its_control(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planted = {"soft.persona": 0.5, "soft.blind": 0.1}
+    planted = {"soft.persona": 0.5, "soft.blind": 0.1, "soft.persona+text": 0.6}
     monkeypatch.setattr(sys.modules[__name__], "SYSTEMS",
                         {**SYSTEMS, **dict.fromkeys(planted, "dual")})  # fmt: skip
     usual = gain
@@ -483,6 +483,10 @@ def test_what_each_branch_adds_is_said_with_its_control(
     assert isinstance(table, Table)
     said = {row[1].text: row[2] for row in table.groups[0].rows}
     assert set(said) == {"soft.persona − ladder.0", "soft.persona − soft.blind"}
+    injected = next(block for block in rest if isinstance(block, Table))
+    assert [cell.text for cell in injected.groups[0].rows[0]] == [
+        "soft.persona+text", "100%", "0%", "–", "240"
+    ]  # fmt: skip
     assert all(cell.mark == "good" for cell in said.values())
     assert float(said["soft.persona − soft.blind"].text) == pytest.approx(0.4, abs=0.05)
     assert sum(isinstance(block, Figure) for block in rest) == 6  # three tasks

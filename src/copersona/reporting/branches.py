@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from copersona.reporting.claim import Judged, gain_cell
-from copersona.reporting.comparisons import Comparison, Judge, strata
+from copersona.reporting.comparisons import Comparison, Judge, aligned, strata
 from copersona.reporting.document import (
     Block,
     Cell,
@@ -40,6 +42,12 @@ PAIRS: tuple[tuple[str, str, str], ...] = (
 )
 """What is added, with it, and without it."""
 _KINDS = ("all", "low", "high")
+NONE = "ladder.0"
+GATED = {"ladder.7": "", "gated.text": "ladder.7", "soft.persona+text": "",
+         "ladder.8": "soft.persona+text"}  # fmt: skip
+"""Systems with and without a gate; of a gated one, what it is without."""
+MARGIN = 0.02
+"""By how much a request must be worse than without anything to count as falsely injected."""
 
 
 def branches_section(judge: Judge, main: Sequence[Judged]) -> Section:
@@ -48,7 +56,7 @@ def branches_section(judge: Judge, main: Sequence[Judged]) -> Section:
     for one in main:
         found = {kind: _compared(judge, one, kind) for kind in _KINDS}
         if any(found.values()):
-            blocks += [_table(one, found), *_figures(one, found)]
+            blocks += [_table(one, found), *_injection(one), *_figures(one, found)]
     missing = Sentence("Not in this run: no soft prompt was trained (`dual.*`).", "missing")
     return Section("Branches", tuple(blocks) or (missing,))
 
@@ -80,6 +88,41 @@ def _table(one: Judged, found: dict[str, dict[tuple[str, str], Comparison]]) -> 
         ))  # fmt: skip
     title = f"{one.task.name}: gain in {one.metric.title}"
     return Table(title, tuple(columns), (Group("", tuple(rows)),))
+
+
+def _injection(one: Judged) -> list[Table]:
+    """How often something was put in that did harm, and what abstaining cost; where NLL decides."""
+    columns = (
+        Column("system", False), Column("something put in"),
+        Column("false injections", note=f"of all requests: put in, and worse by > {MARGIN} nats"),
+        Column("lost by abstaining", note="nats a token, a request, against the same without gate"),
+        Column("n"),
+    )  # fmt: skip
+    if one.metric.name != "nll":
+        return []
+    rows = [row for name, without in GATED.items() if (row := _injected(one, name, without))]
+    title = f"{one.task.name}: what was put in, and whether that was right"
+    return [Table(title, columns, (Group("", tuple(rows)),))] if rows else []
+
+
+def _injected(one: Judged, name: str, without: str) -> tuple[Cell, ...] | None:
+    task, setting = one.task, one.setting
+    ours, none = (task.find(system, "nll", setting) for system in (name, NONE))
+    if ours is None or none is None:
+        return None
+    ours, none = aligned(ours, none)
+    put_in = np.ones(len(ours.cases), bool)
+    lost = "–"
+    told = task.find(name, "injected", setting)
+    if without and told is not None:
+        put_in = told.among(ours.cases).values > 0
+        full = task.find(without, "nll", setting)
+        if full is not None:
+            missed = np.where(put_in, 0, none.values - full.among(ours.cases).values)
+            lost = number(float(missed.mean()), is_signed=True)
+    harm = put_in & (ours.values - none.values > MARGIN)
+    return (Cell(name), Cell(f"{put_in.mean():.0%}"), Cell(f"{harm.mean():.0%}"), Cell(lost),
+            Cell(f"{len(put_in):,}"))  # fmt: skip
 
 
 def _figures(one: Judged, found: dict[str, dict[tuple[str, str], Comparison]]) -> list[Figure]:
