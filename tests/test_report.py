@@ -479,6 +479,8 @@ def test_what_each_branch_adds_is_said_with_its_control(
     run = StoredRun(write_run(tmp_path / "run"))
     judge = Judge(run, RESAMPLES)
     section = branches_section(judge, main_ones(judge_tasks(judge, list(run.tasks()))))
+    assert "soft.blind" in judge.rivals(next(iter(run.tasks())))
+    assert "soft.persona" not in judge.rivals(next(iter(run.tasks())))
     table, *rest = section.blocks
     assert isinstance(table, Table)
     said = {row[1].text: row[2] for row in table.groups[0].rows}

@@ -34,6 +34,7 @@ ALPHA = 0.05
 QUARTILES = 4
 
 _RUNG = re.compile(r"ladder\.(\d+)(.*)")
+_OTHERS = re.compile(r"soft\.(?!persona)")
 
 
 @dataclass(frozen=True)
@@ -199,9 +200,14 @@ class Judge:
         return [n for n in chosen if not _RUNG.fullmatch(n)] + rungs(chosen)
 
     def rivals(self, task: TaskRun) -> list[str]:
-        """Whom the full system must beat: baselines, and rungs without facet peers."""
+        """Whom the full system must beat: baselines, and rungs without facet peers.
+
+        Soft prompts of others are among them, and those that know no user: they were trained as
+        ours were.
+        """
         below = [name for name in rungs(task.settings) if _rung(name)[0] < FIRST_FACET_RUNG]
-        return [n for n in self.names(task, "baseline") if n not in below] + below
+        soft = [n for n in self.names(task, "dual") if _OTHERS.match(n)]
+        return [*(n for n in self.names(task, "baseline") if n not in below), *soft, *below]
 
     def paired(
         self, task: TaskRun, metric: Metric, pair: tuple[str, str], setting: Setting,
