@@ -1,0 +1,290 @@
+"""The service over real HTTP: every verb, and one form for everything that goes wrong."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from copersona.service.guard import MAX_BODY_BYTES
+from copersona.storage.store import Store
+from service_people import ANA, BANK, BO, ODD, SECRETS, SHOP, STRANGER, Served, served, stocked
+
+HEADERS = ("cache-control", "content-security-policy", "referrer-policy", "x-content-type-options")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stocked(tmp_path_factory.mktemp("people") / "template")
+
+
+@pytest.fixture
+def service(template: Path, tmp_path: Path) -> Iterator[Served]:
+    shutil.copytree(template, tmp_path / "copy")
+    with served(tmp_path / "copy") as running:
+        yield running
+
+
+@pytest.fixture
+def shop(service: Served) -> Iterator[httpx2.Client]:
+    with service.client(service.key("admin")) as client:
+        yield client
+
+
+def add(client: httpx2.Client, *rows: dict[str, Any]) -> httpx2.Response:
+    return client.post("/v1/interactions", json={"interactions": rows})
+
+
+def statuses(answer: httpx2.Response) -> list[str]:
+    return [one["status"] for one in answer.json()["outcomes"]]
+
+
+def check_problem(answer: httpx2.Response, status: int) -> dict[str, Any]:
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        status, "application/problem+json",
+    )  # fmt: skip
+    found: dict[str, Any] = answer.json()
+    assert found["status"] == status
+    assert found["type"].startswith("urn:copersona:problem:")
+    assert found["title"]
+    assert found["detail"]
+    assert found["instance"].startswith("/")
+    return found
+
+
+# ── histories ──
+
+
+def test_a_batch_gets_one_outcome_for_each_row_in_order(shop: httpx2.Client) -> None:
+    rows: list[Any] = [
+        {"user": ANA, "response": "A new word.", "id": "one"},
+        {"user": ANA, "response": "A new word.", "id": "one"},
+        {"response": "Whose?"},
+        {"user": BO},
+        {"user": BO, "response": "Yes.", "colour": "red"},
+        {"user": BO, "response": "x", "rating": "five"},
+        {"user": BO, "response": "x", "at": "some day"},
+        {"user": BO, "response": "one\0two"},
+        "not a row",
+        {"user": BO, "input": "Dated.", "at": "2026-05-31T12:00:00Z", "rating": 4},
+    ]
+    answer = add(shop, *rows)
+    assert statuses(answer) == ["stored", "duplicate", *["rejected"] * 7, "stored"]
+    found = answer.json()
+    assert (found["stored"], found["duplicates"], found["rejected"]) == (2, 1, 7)
+    fields = [one["field"] for one in found["outcomes"][2:9]]
+    assert fields == ["user", "response", "colour", "rating", "at", "response", None]
+    assert all(one["reason"] for one in found["outcomes"][2:9])
+    assert statuses(add(shop, *rows[:1])) == ["duplicate"]
+
+
+def test_what_is_no_unicode_is_rejected_and_the_rest_is_stored(shop: httpx2.Client) -> None:
+    body = (
+        '{"interactions": [{"user": "ana", "response": "\\ud800", "id": "\\udfff"},'
+        ' {"user": "ana", "response": "fine"}]}'
+    )
+    answer = shop.post("/v1/interactions", content=body, headers=JSON)
+    assert statuses(answer) == ["rejected", "stored"]
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"", b'"\xff"', b"[" * 100_000, b'{"interactions": 3}', b"{}",
+     b'{"interactions": [], "user": "ana"}', b'{"interactions": [' + b"1," * 1000 + b"1]}"],
+)  # fmt: skip
+def test_a_broken_body_is_a_problem(shop: httpx2.Client, body: bytes) -> None:
+    answer = shop.post("/v1/interactions", content=body, headers=JSON)
+    assert answer.status_code in (400, 422)
+    check_problem(answer, answer.status_code)
+
+
+def test_what_was_just_said_is_in_the_next_context(shop: httpx2.Client) -> None:
+    asked = {"user": STRANGER, "text": "kitchen tool: pan"}
+    assert "mauve" not in shop.post("/v1/context", json=asked).text
+    add(shop, {"user": STRANGER, "input": "kitchen tool: kettle", "response": "Only mauve ones."})
+    assert "mauve" in shop.post("/v1/context", json=asked).text
+
+
+def test_everything_stored_of_a_user_is_exported(shop: httpx2.Client) -> None:
+    shop.post(f"/v1/users/{ANA}/instructions", json={"text": "Metric units."})
+    trace = shop.post("/v1/context", json={"user": ANA, "text": "kitchen"}).json()["trace_id"]
+    found = shop.get(f"/v1/users/{ANA}/export").json()
+    assert (found["user"], found["instructions"], list(found["traces"])) == (
+        ANA, ["Metric units."], [trace],
+    )  # fmt: skip
+    assert len(found["interactions"]) == 6
+    assert found["consent"] == shop.get(f"/v1/users/{ANA}/consent").json()
+
+
+def test_consent_changes_what_is_named_only(shop: httpx2.Client) -> None:
+    path = f"/v1/users/{ANA}/consent"
+    before = shop.get(path).json()
+    assert shop.patch(path, json={"lend": "no"}).json() == {**before, "lend": "no"}
+    assert shop.get(path).json() == {**before, "lend": "no"}
+    for wrong in ({}, {"lend": "all"}, {"learn": "yes"}, {"share": True}):
+        check_problem(shop.patch(path, json=wrong), 422)
+
+
+def test_a_forgotten_user_is_gone_and_stays_out(shop: httpx2.Client, service: Served) -> None:
+    receipt = shop.delete(f"/v1/users/{ANA}", params={"strict": True}).json()
+    assert receipt["removed"]["interactions"] == 6
+    assert receipt["traces_found"] == []
+    assert shop.get(f"/v1/users/{ANA}/export").json()["interactions"] == []
+    assert statuses(add(shop, {"user": ANA, "response": "Back."})) == ["rejected"]
+    with service.client(service.key(namespace=BANK)) as bank:
+        assert SECRETS[BANK] in bank.post("/v1/context", json={"user": ANA, "text": "kettle"}).text
+
+
+def test_a_user_id_may_hold_what_a_path_is_made_of(shop: httpx2.Client) -> None:
+    persona = shop.get(f"/v1/users/{quote(ODD, safe='')}").json()
+    assert (persona["user"], persona["n_interactions"]) == (ODD, 6)
+    assert shop.get(f"/v1/users/{quote('ana/export', safe='')}").json()["n_interactions"] == 0
+    check_problem(shop.get("/v1/users/%FF"), 422)
+    check_problem(shop.get("/v1/users/a%00b"), 422)
+
+
+# ── asking ──
+
+
+def test_a_context_says_what_it_rests_on_and_can_be_explained(shop: httpx2.Client) -> None:
+    asked = {"user": ANA, "text": "kitchen tool: kettle", "budget_tokens": 400}
+    found = shop.post("/v1/context", json=asked).json()
+    assert found["is_personalised"]
+    assert found["tokens"] <= found["budget_tokens"] == 400
+    assert SECRETS[SHOP] in "".join(message["content"] for message in found["messages"])
+    assert {"own"} <= {part["kind"] for part in found["parts"]}
+    explained = shop.get(f"/v1/explain/{found['trace_id']}").json()
+    assert explained["said"][0] == "request: kitchen tool: kettle"
+    assert explained["detail"]["tokens"] == found["tokens"]
+
+
+def test_branches_are_switched_by_request(shop: httpx2.Client) -> None:
+    asked = {"user": ANA, "text": "kitchen tool: kettle"}
+    for branches in ("text,graph", "text", "graph", "none"):
+        found = shop.post("/v1/context", json={**asked, "branches": branches}).json()
+        assert found["branches"] == branches
+    assert found["messages"] == [{"role": "user", "content": asked["text"]}]
+    check_problem(shop.post("/v1/context", json={**asked, "branches": "all"}), 422)
+
+
+def test_a_vote_is_a_distribution(shop: httpx2.Client) -> None:
+    vote = shop.post("/v1/vote", json={"user": BO, "text": "garden tool: rake"}).json()
+    assert sum(share["share"] for share in vote["ratings"]) == pytest.approx(1, abs=1e-3)
+    assert vote["n_own"] > 0
+
+
+def test_before_anything_is_fitted_requests_are_answered_unpersonalised(tmp_path: Path) -> None:
+    with (
+        served(stocked(tmp_path / "raw", fits=False)) as service,
+        service.client(service.key()) as shop,
+    ):
+        asked = {"user": ANA, "text": "A kettle?", "instruction": "Be brief."}
+        found = shop.post("/v1/context", json=asked).json()
+        assert found["messages"] == [{"role": "user", "content": "Be brief.\n\nA kettle?"}]
+        assert not found["is_personalised"]
+        assert "copersona fit" in found["warnings"][0]
+        for answer in (
+            shop.get(f"/v1/users/{ANA}"),
+            shop.post("/v1/vote", json={"user": ANA, "text": "A kettle"}),
+        ):
+            assert "copersona fit" in check_problem(answer, 409)["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"user": ""}, {"user": "a\0b"}, {"user": 3}, {"text": " "}, {"text": "one\0two"},
+     {"budget_tokens": 0}, {"budget_tokens": 3}, {"item": 5}, {"colour": "red"}],
+)  # fmt: skip
+def test_a_wrong_request_names_what_is_wrong(shop: httpx2.Client, wrong: dict[str, Any]) -> None:
+    found = check_problem(
+        shop.post("/v1/context", json={"user": ANA, "text": "planted words", **wrong}), 422
+    )
+    assert next(iter(wrong)) in str(found)
+    assert "planted words" not in str(found)
+
+
+# ── the service itself ──
+
+
+def test_health_is_open_and_everything_else_is_not(service: Served) -> None:
+    with service.client(None) as anybody:
+        assert anybody.get("/healthz").json() == anybody.get("/readyz").json() == {"status": "ok"}
+        for path in ("/", "/v1", "/v1/users/ana", "/docs", "/nothing"):
+            answer = anybody.get(path)
+            check_problem(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_document_explains_every_field(service: Served) -> None:
+    with service.client(None) as anybody:
+        document = anybody.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    silent = [
+        f"{name}.{field}"
+        for name, schema in schemas.items()
+        for field, value in schema.get("properties", {}).items()
+        if "description" not in value
+    ]
+    assert silent == []
+    for path, routes in document["paths"].items():
+        for route in routes.values():
+            assert route["description"]
+            if path.startswith("/v1"):
+                assert route["security"]
+                assert list(route["responses"]["401"]["content"]) == ["application/problem+json"]
+    assert schemas["NewInteraction"]["additionalProperties"] is False
+
+
+def test_every_answer_has_its_headers(service: Served, shop: httpx2.Client) -> None:
+    with service.client(None) as anybody:
+        answers = [anybody.get("/healthz"), anybody.get("/v1/context"), shop.get("/v1/context"),
+                   shop.get(f"/v1/users/{ANA}"), shop.get("/nothing")]  # fmt: skip
+    assert [one.status_code for one in answers] == [200, 401, 405, 200, 404]
+    for answer in answers:
+        assert [name for name in HEADERS if name not in answer.headers] == []
+        assert "server" not in answer.headers
+
+
+def test_a_body_that_is_too_large_is_refused(shop: httpx2.Client) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield from (b" " * 2**20 for _ in range(MAX_BODY_BYTES // 2**20 + 1))
+
+    declared = shop.post("/v1/interactions", content=b"".join(pieces()), headers=JSON)
+    streamed = shop.post("/v1/interactions", content=pieces(), headers=JSON)
+    for answer in (declared, streamed):
+        check_problem(answer, 413)
+
+
+def test_a_bug_and_a_broken_store_reveal_nothing(
+    service: Served, shop: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise KeyError("planted words of a user")
+
+    monkeypatch.setattr(Store, "instructions", breaks)
+    found = check_problem(shop.get(f"/v1/users/{ANA}/export"), 500)
+    assert "planted" not in str(found)
+    service.keys._ring._database.close()
+    for path in ("/readyz", f"/v1/users/{ANA}"):
+        assert "people.db" not in str(check_problem(shop.get(path), 503))
+
+
+def test_running_requests_are_answered_before_the_service_ends(
+    template: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(template, tmp_path / "copy")
+    with served(tmp_path / "copy") as service:
+        address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+        with service.client(service.key()) as shop:
+            assert shop.get(f"/v1/users/{ANA}").status_code == 200
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
