@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,10 +15,12 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
+from copersona import CoPersona, Persona
 from copersona.service.guard import MAX_BODY_BYTES
 from copersona.storage.store import Store
 from service_people import ANA, BANK, BO, ODD, SECRETS, SHOP, STRANGER, Served, served, stocked
 
+JSON = {"content-type": "application/json"}
 HEADERS = ("cache-control", "content-security-policy", "referrer-policy", "x-content-type-options")
 
 
@@ -91,9 +96,6 @@ def test_what_is_no_unicode_is_rejected_and_the_rest_is_stored(shop: httpx2.Clie
     )
     answer = shop.post("/v1/interactions", content=body, headers=JSON)
     assert statuses(answer) == ["rejected", "stored"]
-
-
-JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize(
@@ -279,12 +281,23 @@ def test_a_bug_and_a_broken_store_reveal_nothing(
 
 
 def test_running_requests_are_answered_before_the_service_ends(
-    template: Path, tmp_path: Path
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(template, tmp_path / "copy")
-    with served(tmp_path / "copy") as service:
+    begun, persona = threading.Event(), CoPersona.persona
+
+    def slow_persona(engine: CoPersona, user: str) -> Persona:
+        begun.set()
+        time.sleep(0.5)
+        return persona(engine, user)
+
+    monkeypatch.setattr(CoPersona, "persona", slow_persona)
+    with ThreadPoolExecutor(1) as pool, served(tmp_path / "copy") as service:
         address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
-        with service.client(service.key()) as shop:
-            assert shop.get(f"/v1/users/{ANA}").status_code == 200
+        client = service.client(service.key())
+        answer = pool.submit(client.get, f"/v1/users/{ANA}")
+        assert begun.wait(10)
+    assert answer.result().json()["n_interactions"] == 6
+    client.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)

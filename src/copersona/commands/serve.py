@@ -7,7 +7,7 @@ request is answered is the business of `service`.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Host = Annotated[str, typer.Option(help="Address to listen at.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0: a free one.")]
 Scopes = Annotated[
-    list[Literal["read", "write", "admin"]] | None,
+    list[str] | None,
     typer.Option("--scope", help="read, write or admin; may be repeated."),
 ]
 ForUser = Annotated[

@@ -54,7 +54,7 @@ class Keys:
         self._ring = ring
 
     def create(
-        self, namespace: str, scopes: Collection[Scope], *, user: str | None = None
+        self, namespace: str, scopes: Collection[str], *, user: str | None = None
     ) -> tuple[KeptKey, str]:
         """A new key as it is kept, and as it is handed out, which is never shown again.
 
