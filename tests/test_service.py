@@ -18,7 +18,19 @@ import pytest
 from copersona import CoPersona, Persona
 from copersona.service.guard import MAX_BODY_BYTES
 from copersona.storage.store import Store
-from service_people import ANA, BANK, BO, ODD, SECRETS, SHOP, STRANGER, Served, served, stocked
+from service_people import (
+    ANA,
+    BANK,
+    BO,
+    ODD,
+    SECRETS,
+    SHOP,
+    STRANGER,
+    Served,
+    opened,
+    served,
+    stocked,
+)
 
 JSON = {"content-type": "application/json"}
 HEADERS = ("cache-control", "content-security-policy", "referrer-policy", "x-content-type-options")
@@ -154,6 +166,16 @@ def test_a_user_id_may_hold_what_a_path_is_made_of(shop: httpx2.Client) -> None:
     check_problem(shop.get("/v1/users/a%00b"), 422)
 
 
+def test_users_who_are_forgotten_at_once_are_all_gone(shop: httpx2.Client, tmp_path: Path) -> None:
+    leaving = [f"user{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        paths = [f"/v1/users/{user}" for user in leaving]
+        receipts = [answer.json() for answer in pool.map(shop.delete, paths)]
+    assert [receipt["traces_found"] for receipt in receipts] == [[]] * 4
+    with opened(tmp_path / "copy", SHOP) as engine:
+        assert not set(leaving) & set(engine.state().lenders)
+
+
 # ── asking ──
 
 
@@ -212,6 +234,19 @@ def test_a_wrong_request_names_what_is_wrong(shop: httpx2.Client, wrong: dict[st
     )
     assert next(iter(wrong)) in str(found)
     assert "planted words" not in str(found)
+
+
+def test_many_who_ask_at_once_each_get_their_own(service: Served, shop: httpx2.Client) -> None:
+    def asked(number: int) -> bool:
+        user = (ANA, BO, ODD, "user5")[number % 4]
+        found = shop.post("/v1/context", json={"user": user, "text": "garden tool: rake"})
+        trace = shop.get(f"/v1/explain/{found.json()['trace_id']}").json()
+        return bool(
+            trace["detail"]["user"] == user and (user == ANA) == (SECRETS[SHOP] in found.text)
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(asked, range(32)))
 
 
 # ── the service itself ──

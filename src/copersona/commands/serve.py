@@ -57,7 +57,8 @@ def serve(ctx: typer.Context, host: Host = "127.0.0.1", port: Port = 8080) -> No
             terminal.notice(f"key for administrators of {engine.namespace!r}, shown once: {key}")
         if host not in _LOOPBACK:
             terminal.notice("keys travel as plain text: put a server with TLS in front of this one")
-        terminal.notice(f"http://{host}:{listening.getsockname()[1]}")
+        address = f"[{host}]" if ":" in host else host
+        terminal.notice(f"http://{address}:{listening.getsockname()[1]}")
         run(build_app(partial(_opened, session), keys), listening)
 
 
