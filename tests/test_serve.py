@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ def test_the_first_start_prints_a_key_that_opens_and_the_next_one_none(tmp_path:
             line = json.loads(process.stderr.readline())
             assert (line["action"], line["namespace"]) == ("context", "default")
             assert process.stderr.read() == ""
+
+
+def test_small_answers_do_not_wait_for_the_network() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()):
+            taken, _ = listening.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.fixture

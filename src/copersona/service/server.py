@@ -24,7 +24,10 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: somebody else has it, or this machine has no such address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)
+    listening = socket.create_server((host, port), family=family)
+    # The event loop does this for sockets of its own only; without, most answers take 40 ms more.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:
