@@ -23,6 +23,7 @@ ANA, BO, ODD, STRANGER = "ana", "bo", "team/zoë one%2Fone", "nobody"
 SECRETS = {SHOP: "vermilion kettle", BANK: "cobalt ledger"}
 """Words that ana of either namespace said, and nobody else."""
 
+JSON = {"content-type": "application/json"}
 THINGS = {"kitchen": ["kettle", "pan", "bread knife"], "garden": ["rake", "hose", "spade"]}
 
 
@@ -88,3 +89,16 @@ def served(folder: Path) -> Iterator[Served]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def check_problem(answer: httpx2.Response, status: int) -> dict[str, Any]:
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        status, "application/problem+json",
+    )  # fmt: skip
+    found: dict[str, Any] = answer.json()
+    assert found["status"] == status
+    assert found["type"].startswith("urn:copersona:problem:")
+    assert found["title"]
+    assert found["detail"]
+    assert found["instance"].startswith("/")
+    return found

@@ -1,11 +1,8 @@
-"""The service over real HTTP: every verb, and one form for everything that goes wrong."""
+"""The service over real HTTP: what is said, decided and asked."""
 
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,25 +12,21 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from copersona import CoPersona, Persona
-from copersona.service.guard import MAX_BODY_BYTES
-from copersona.storage.store import Store
 from service_people import (
     ANA,
     BANK,
     BO,
+    JSON,
     ODD,
     SECRETS,
     SHOP,
     STRANGER,
     Served,
+    check_problem,
     opened,
     served,
     stocked,
 )
-
-JSON = {"content-type": "application/json"}
-HEADERS = ("cache-control", "content-security-policy", "referrer-policy", "x-content-type-options")
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +53,6 @@ def add(client: httpx2.Client, *rows: dict[str, Any]) -> httpx2.Response:
 
 def statuses(answer: httpx2.Response) -> list[str]:
     return [one["status"] for one in answer.json()["outcomes"]]
-
-
-def check_problem(answer: httpx2.Response, status: int) -> dict[str, Any]:
-    assert (answer.status_code, answer.headers["content-type"]) == (
-        status, "application/problem+json",
-    )  # fmt: skip
-    found: dict[str, Any] = answer.json()
-    assert found["status"] == status
-    assert found["type"].startswith("urn:copersona:problem:")
-    assert found["title"]
-    assert found["detail"]
-    assert found["instance"].startswith("/")
-    return found
 
 
 # ── histories ──
@@ -247,92 +227,3 @@ def test_many_who_ask_at_once_each_get_their_own(service: Served, shop: httpx2.C
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(asked, range(32)))
-
-
-# ── the service itself ──
-
-
-def test_health_is_open_and_everything_else_is_not(service: Served) -> None:
-    with service.client(None) as anybody:
-        assert anybody.get("/healthz").json() == anybody.get("/readyz").json() == {"status": "ok"}
-        for path in ("/", "/v1", "/v1/users/ana", "/docs", "/nothing"):
-            answer = anybody.get(path)
-            check_problem(answer, 401)
-            assert answer.headers["www-authenticate"] == "Bearer"
-
-
-def test_the_document_explains_every_field(service: Served) -> None:
-    with service.client(None) as anybody:
-        document = anybody.get("/openapi.json").json()
-    schemas = document["components"]["schemas"]
-    silent = [
-        f"{name}.{field}"
-        for name, schema in schemas.items()
-        for field, value in schema.get("properties", {}).items()
-        if "description" not in value
-    ]
-    assert silent == []
-    for path, routes in document["paths"].items():
-        for route in routes.values():
-            assert route["description"]
-            if path.startswith("/v1"):
-                assert route["security"]
-                assert list(route["responses"]["401"]["content"]) == ["application/problem+json"]
-    assert schemas["NewInteraction"]["additionalProperties"] is False
-
-
-def test_every_answer_has_its_headers(service: Served, shop: httpx2.Client) -> None:
-    with service.client(None) as anybody:
-        answers = [anybody.get("/healthz"), anybody.get("/v1/context"), shop.get("/v1/context"),
-                   shop.get(f"/v1/users/{ANA}"), shop.get("/nothing")]  # fmt: skip
-    assert [one.status_code for one in answers] == [200, 401, 405, 200, 404]
-    for answer in answers:
-        assert [name for name in HEADERS if name not in answer.headers] == []
-        assert "server" not in answer.headers
-
-
-def test_a_body_that_is_too_large_is_refused(shop: httpx2.Client) -> None:
-    def pieces() -> Iterator[bytes]:
-        yield from (b" " * 2**20 for _ in range(MAX_BODY_BYTES // 2**20 + 1))
-
-    declared = shop.post("/v1/interactions", content=b"".join(pieces()), headers=JSON)
-    streamed = shop.post("/v1/interactions", content=pieces(), headers=JSON)
-    for answer in (declared, streamed):
-        check_problem(answer, 413)
-
-
-def test_a_bug_and_a_broken_store_reveal_nothing(
-    service: Served, shop: httpx2.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def breaks(*_: object, **__: object) -> None:
-        raise KeyError("planted words of a user")
-
-    monkeypatch.setattr(Store, "instructions", breaks)
-    found = check_problem(shop.get(f"/v1/users/{ANA}/export"), 500)
-    assert "planted" not in str(found)
-    service.keys._ring._database.close()
-    for path in ("/readyz", f"/v1/users/{ANA}"):
-        assert "people.db" not in str(check_problem(shop.get(path), 503))
-
-
-def test_running_requests_are_answered_before_the_service_ends(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(template, tmp_path / "copy")
-    begun, persona = threading.Event(), CoPersona.persona
-
-    def slow_persona(engine: CoPersona, user: str) -> Persona:
-        begun.set()
-        time.sleep(0.5)
-        return persona(engine, user)
-
-    monkeypatch.setattr(CoPersona, "persona", slow_persona)
-    with ThreadPoolExecutor(1) as pool, served(tmp_path / "copy") as service:
-        address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
-        client = service.client(service.key())
-        answer = pool.submit(client.get, f"/v1/users/{ANA}")
-        assert begun.wait(10)
-    assert answer.result().json()["n_interactions"] == 6
-    client.close()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address)
