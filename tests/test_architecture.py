@@ -23,8 +23,8 @@ LINES = {name: len((SOURCE / name).read_text("utf-8").splitlines()) for name in 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 80
 MEDIAN_FUNCTION_LINES = 12
-BLANKET = {"commands/cli.py": {"main"}}
-"""Where any exception may be swallowed: the command line's last handler."""
+BLANKET = {"commands/cli.py": {"main"}, "service/guard.py": {"__call__"}}
+"""Where any exception may be swallowed: the last handlers of the command line and the service."""
 TORCH = {"language/encoders.py", "language/generation.py", "language/models.py"}
 """Modules outside the two trained families that may load torch; by name, which import-linter
 cannot see."""
@@ -77,7 +77,7 @@ def is_blanket(handler: ast.ExceptHandler) -> bool:
     return is_wide and not raises_again
 
 
-def test_nothing_swallows_every_exception_but_the_command_line() -> None:
+def test_nothing_swallows_every_exception_but_the_last_handlers() -> None:
     found = []
     for name, tree in TREES.items():
         allowed = {

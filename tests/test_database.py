@@ -14,6 +14,7 @@ from copersona.errors import MigrationError, StoreError
 from copersona.records import Interaction
 from copersona.storage import migrations
 from copersona.storage.database import Database
+from copersona.storage.key_ring import KeptKey
 from copersona.storage.schema import namespaces
 from copersona.storage.store import Store, content_hash
 
@@ -132,3 +133,19 @@ def test_a_hurried_transaction_is_whole_and_the_next_one_waits_for_the_disk(tmp_
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.scalars(sa.select(namespaces.c.name)).all() == ["kept"]
     database.close()
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with Store.open(path) as store:
+        store.add("n", [said("ana", "kept")])
+        mark = store.keys.mark("n", "ana")
+    with sqlite3.connect(path) as connection:  # as the first step left it
+        connection.execute("drop table api_keys")
+        connection.execute(f"update {migrations.VERSION_TABLE} set version_num = '0001'")
+    connection.close()
+    with Store.open(path) as store:
+        assert [row.response for row in store.history("n", "ana")] == ["kept"]
+        store.keys.add(KeptKey("k", "n", b"hash", frozenset({"read", "write"}), mark, 1.5))
+        assert store.keys.find("k") == store.keys.all("n")[0]
+        assert store.integrity() == []

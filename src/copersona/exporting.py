@@ -28,6 +28,21 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class UserExport:
+    """Everything that is stored of one user.
+
+    Attributes:
+        traces: what was kept of the user's requests, by trace id.
+    """
+
+    user: str
+    consent: Consent
+    instructions: tuple[str, ...]
+    interactions: tuple[Interaction, ...]
+    traces: Mapping[str, Mapping[str, Any]]
+
+
 def export_namespace(
     directory: Path,
     namespace: str,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from copersona.errors import ConfigError
-from copersona.exporting import export_namespace
+from copersona.exporting import UserExport, export_namespace
 from copersona.ingestion import PUBLIC, Authors, add_rows, ingest_rows
 from copersona.reading import datasets, readers
 from copersona.reading.columns import ColumnMap
@@ -29,8 +29,11 @@ class Histories:
 
     # ---- interactions in -----------------------------------------------------------------------
 
-    def add(self, interactions: Iterable[Interaction]) -> list[RowOutcome]:
-        """Store interactions; one outcome for each, in order. What is stored is durable."""
+    def add(self, interactions: Iterable[Interaction | RowOutcome]) -> list[RowOutcome]:
+        """Store interactions; one outcome for each, in order. What is stored is durable.
+
+        Rows that were rejected before they got here come through as they are.
+        """
         return add_rows(self.store, self.namespace, list(interactions), Counter())
 
     def ingest(
@@ -119,6 +122,14 @@ class Histories:
     def readmit(self, user: str) -> None:
         """Take in again what a forgotten user says; they start anew."""
         self.store.readmit(self.namespace, user)
+
+    def export_user(self, user: str) -> UserExport:
+        """Everything that is stored of one user; nothing at all of a user nobody knows."""
+        store, namespace = self.store, self.namespace
+        return UserExport(
+            user, store.consent(namespace, user), store.instructions(namespace, user),
+            tuple(store.history(namespace, user)), store.traces(namespace, user),
+        )  # fmt: skip
 
     def export(self, directory: Path) -> Path:
         """Everything of this namespace as JSONL and Parquet, with consents and a manifest."""

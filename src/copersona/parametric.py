@@ -37,14 +37,15 @@ class Parametric:
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
-        self._version, self._parts = "", Parts()
+        self._opened_last = ("", Parts())
 
     def parts(self, published: Published) -> Parts:
         """Graph reasoning where it was found to help, soft prompts, and the gate."""
-        if self._version != published.version:
-            self._parts = self._opened(published)
-            self._version = published.version
-        return self._parts
+        version, parts = self._opened_last
+        if version != published.version:
+            parts = self._opened(published)
+            self._opened_last = (published.version, parts)
+        return parts  # not of `self`: another thread may serve another version
 
     def _opened(self, published: Published) -> Parts:
         missing: dict[str, str] = {}

@@ -11,6 +11,7 @@ lives in the modules it calls; nothing is computed here.
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -85,6 +86,7 @@ class CoPersona(Histories):
         self._policies = Policies(store, namespace, self._states)
         self._parametric = Parametric(self._backends)
         self._secret = secrets.token_bytes(32)
+        self._leaving = threading.Lock()
 
     @classmethod
     def open(
@@ -148,10 +150,12 @@ class CoPersona(Histories):
             strict: what was trained on the user is served no more, until it is trained anew.
 
         """
-        return forget_user(
-            self.store, self.namespace, self._states, user,
-            lambda published, history: self._desk(published).own_corpus(history), strict=strict,
-        )  # fmt: skip
+        with self._leaving:  # two at once would each publish a state with the other one in it
+            return forget_user(
+                self.store, self.namespace, self._states, user,
+                lambda published, history: self._desk(published).own_corpus(history),
+                strict=strict,
+            )  # fmt: skip
 
     # ---- fitting -------------------------------------------------------------------------------
 

@@ -24,10 +24,12 @@ class Policies:
         """The policy of this moment, for the store as it is and the state that is held."""
         held = self._states.held
         key = (self._store.revision(self._namespace), held.version if held else "")
-        if self._known is None or self._known[0] != key:
+        known = self._known
+        if known is None or known[0] != key:
             consents = self._store.consents(self._namespace)
-            self._known = (key, Policy(self._store.default_consent, consents, self._absent()))
-        return self._known[1]
+            known = (key, Policy(self._store.default_consent, consents, self._absent()))
+            self._known = known
+        return known[1]  # not of `self`: another thread may just have kept an older one
 
     def _absent(self) -> frozenset[str]:
         """Lenders of the held state who are in the store no longer; looked up after a forget."""

@@ -9,6 +9,7 @@ what a state is used for.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,7 @@ class States:
         self.held: Published | None = None
         self.degraded = ""
         self._refused, self._refused_until = "", 0.0
+        self._looking = threading.Lock()
 
     @property
     def training_folder(self) -> Path:
@@ -74,6 +76,10 @@ class States:
         Raises:
             ArtifactError: there are states, and none is sound.
         """
+        with self._looking:  # a state is large: one thread opens it, the others wait
+            return self._in_force()
+
+    def _in_force(self) -> Published | None:
         wanted = ""
         try:
             wanted = artifacts.current(self.root, self._namespace) or ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from copersona.commands import decisions, terminal
+from copersona.commands import decisions, serve, terminal
 from copersona.commands import options as opt
 from copersona.commands.evaluate import cached_results, evaluate
 from copersona.commands.session import Session, check, session_of
@@ -358,6 +358,9 @@ def _explained(
 
 for _verb in decisions.VERBS:
     app.command()(_verb)
+
+app.command()(serve.serve)
+app.add_typer(serve.keys_app, name="keys")
 
 
 # ── the store and the models ──────────────────────────────────────────────────────────────────

@@ -25,8 +25,11 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     is_debugging: bool = False
 
-    def open(self, *, create: bool = False) -> CoPersona:
+    def open(self, *, create: bool = False, namespace: str | None = None) -> CoPersona:
         """The pipeline on the store that is meant; only with `create` is a new one made.
+
+        Args:
+            namespace: another one than the settings name.
 
         Raises:
             ConfigError: there is no such store, and none is to be made.
@@ -41,7 +44,7 @@ class Session:
             )
         return CoPersona.open(
             file or settings.store,
-            namespace=settings.namespace,
+            namespace=namespace or settings.namespace,
             encoder=settings.encoder,
             generator=settings.llm,
             state_dir=settings.state,

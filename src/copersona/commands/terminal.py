@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from copersona.records import Context, FacetPersona, Persona, RowOutcome, Vote, 
 if TYPE_CHECKING:
     from copersona.language.models import ModelStatus
     from copersona.reports import Answer, FitReport, IngestReport, Receipt, TrainReport
+    from copersona.storage.key_ring import KeptKey
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much; 0 where unknown."""
@@ -239,6 +241,24 @@ def say_models(found: Sequence[ModelStatus], *, as_json: bool) -> None:
         for one in [status.model]
     )
     say_table(("name", "installed", "licence", "purpose"), rows)
+
+
+def say_keys(kept: Sequence[KeptKey], *, as_json: bool) -> None:
+    """Print keys without what would tell them."""
+    rows = [
+        {"id": key.id, "scopes": sorted(key.scopes), "one_user": key.mark is not None,
+         "created_at": key.created_at}
+        for key in kept
+    ]  # fmt: skip
+    if as_json:
+        say_json(rows)
+        return
+    shown = (
+        (key.id, ", ".join(sorted(key.scopes)), _yes_no(key.mark is not None),
+         datetime.fromtimestamp(key.created_at, UTC).isoformat(" ", "minutes"))
+        for key in kept
+    )  # fmt: skip
+    say_table(("id", "scopes", "one user", "created"), shown)
 
 
 def notice_context(context: Context) -> None:

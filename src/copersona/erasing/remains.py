@@ -110,6 +110,8 @@ def rows_left(
         for grave in graves:
             if connection.execute("SELECT 1 FROM users WHERE mark = ?", [grave.mark]).fetchone():
                 left.add("users")
+            if connection.execute("SELECT 1 FROM api_keys WHERE mark = ?", [grave.mark]).fetchone():
+                left.add("api_keys")
             number = grave.namespace_id
             for one in id_hashes:
                 if connection.execute(_HAS_ROW, [number, one]).fetchone():

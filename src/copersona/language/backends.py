@@ -8,6 +8,7 @@ names of models and addresses; knows no texts, and not what is encoded or asked.
 from __future__ import annotations
 
 import re
+import threading
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Backends:
         self._key, self._encoder_key = SecretStr(api_key or ""), SecretStr(encoder_api_key or "")
         self._encoders: dict[str, Encoder] = {}
         self._generator: Generator | None = None
+        self._opening = threading.Lock()
 
     def encoder_for(self, n_texts: int) -> tuple[str, str]:
         """The spec of the encoder to fit so many texts with, and a sentence why."""
@@ -69,9 +71,10 @@ class Backends:
 
     def encoder(self, spec: str) -> Encoder:
         """The encoder of that name."""
-        if spec not in self._encoders:
-            self._encoders[spec] = open_encoder(spec, api_key=self._key_for(spec))
-        return self._encoders[spec]
+        with self._opening:
+            if spec not in self._encoders:
+                self._encoders[spec] = open_encoder(spec, api_key=self._key_for(spec))
+            return self._encoders[spec]
 
     def generator(self) -> Generator:
         """The language model.
@@ -80,15 +83,17 @@ class Backends:
             ConfigError: none is named, and the local one is not installed.
             BackendError: the one that is named cannot be opened.
         """
-        if self._generator is None:
-            key = self._key.get_secret_value() or None
-            try:
-                self._generator = open_generator(self._generator_spec or LOCAL_MODEL, api_key=key)
-            except MissingExtraError as error:
-                if self._generator_spec:
-                    raise
-                raise ConfigError(NO_MODEL) from error
-        return self._generator
+        with self._opening:
+            if self._generator is None:
+                key = self._key.get_secret_value() or None
+                name = self._generator_spec or LOCAL_MODEL
+                try:
+                    self._generator = open_generator(name, api_key=key)
+                except MissingExtraError as error:
+                    if self._generator_spec:
+                        raise
+                    raise ConfigError(NO_MODEL) from error
+            return self._generator
 
     @property
     def generator_name(self) -> str:

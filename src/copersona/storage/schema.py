@@ -155,6 +155,18 @@ trace_quotes = sa.Table(
     _owner("user_id", "users.id", primary_key=True, autoincrement=False, index=True),
 )
 
+# Keys of the HTTP service. A token for one user holds the mark of the user, never the name.
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _owner("namespace_id", "namespaces.id", index=True),
+    sa.Column("hash", _Bytes, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("mark", _Bytes, index=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
 # Everything of an `Interaction` but its user, in the order `interaction_of` reads.
 INTERACTION_FIELDS = (
     interactions.c.id,

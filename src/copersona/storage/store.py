@@ -26,6 +26,7 @@ from copersona.storage import embedding_cache, erasure, snapshot, trace_log
 from copersona.storage.database import Database, Scope, rows_in
 from copersona.storage.erasure import ForgetCounts
 from copersona.storage.intake import Intake
+from copersona.storage.key_ring import KeyRing
 from copersona.storage.schema import (
     INTERACTION_FIELDS,
     content_hash,
@@ -76,6 +77,7 @@ class Store:
         self._database = database
         self.default_consent = default_consent
         self._registry = UserRegistry(database, default_consent)
+        self.keys = KeyRing(database, self._registry)
         self.url = database.url
         self.dialect = database.dialect
 
@@ -398,6 +400,11 @@ class Store:
         """
         with self._database.viewing(namespace) as scope:
             return trace_log.read(scope, trace_id)
+
+    def traces(self, namespace: str, user: str) -> dict[str, dict[str, Any]]:
+        """What was kept of the user's own requests, by trace id, oldest first."""
+        with self._database.viewing(namespace) as scope:
+            return trace_log.of_user(scope, self._registry.find(scope, user))
 
     # ── changes, forgetting, health ───────────────────────────────────────────────────────────
 

@@ -50,6 +50,13 @@ def read(scope: Scope, trace_id: str) -> tuple[str, dict[str, Any]]:
     return row.name, json.loads(row.payload)
 
 
+def of_user(scope: Scope, user_id: int) -> dict[str, dict[str, Any]]:
+    """The traces of one user by id, oldest first."""
+    query = sa.select(traces.c.trace_id, traces.c.payload).where(traces.c.user_id == user_id)
+    found = scope.connection.execute(query.order_by(traces.c.seq))
+    return {row.trace_id: json.loads(row.payload) for row in found}
+
+
 def _drop_oldest(scope: Scope) -> None:
     of_namespace = traces.c.namespace_id == scope.id
     query = sa.select(traces.c.seq).where(of_namespace).order_by(traces.c.seq.desc())

@@ -18,6 +18,7 @@ from copersona.interactions import check
 from copersona.records import Consent, Interaction
 from copersona.storage.database import Database, Scope, chunks, insert_many, rows_in
 from copersona.storage.schema import (
+    api_keys,
     namespaces,
     store_keys,
     tombstones,
@@ -118,9 +119,13 @@ class UserRegistry:
         return made
 
     def bury(self, scope: Scope, user: str) -> None:
-        """Leave a tombstone; the row of the user must go in the same transaction."""
-        row = {"mark": self.mark(scope.namespace, user)}
-        scope.connection.execute(self._database.insert_new(tombstones), row)
+        """Leave a tombstone, and let tokens of the user open nothing any more.
+
+        The row of the user must go in the same transaction.
+        """
+        mark = self.mark(scope.namespace, user)
+        scope.connection.execute(self._database.insert_new(tombstones), {"mark": mark})
+        scope.connection.execute(sa.delete(api_keys).where(api_keys.c.mark == mark))
 
     def lift(self, scope: Scope, user: str) -> None:
         """Take the tombstone away, if there is one."""

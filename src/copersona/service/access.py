@@ -1,0 +1,91 @@
+"""The one way to a user's data: who may do what to whom is decided here, and written down.
+
+No handler has a front door until it has named the users it is about. A token that is for another
+user is refused before anything is read, and with the same words whether or not that user exists.
+The audit log names users by their mark, so that no log keeps the name of somebody who was
+forgotten, and holds no text of anybody.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from copersona.errors import UnknownUserError
+from copersona.pipeline import CoPersona
+from copersona.service.keys import Caller, Keys, Scope
+
+NOT_ALLOWED = "this key does not allow that"
+NO_TRACE = "no such trace"
+
+audit = logging.getLogger("copersona.audit")
+
+
+class Access:
+    """What one caller may do, for the length of one request."""
+
+    def __init__(self, caller: Caller, keys: Keys, engine_of: Callable[[str], CoPersona]) -> None:
+        self._caller, self._keys, self._engine_of = caller, keys, engine_of
+
+    @property
+    def is_for_one_user(self) -> bool:
+        """Whether the key is a token, and not for the whole namespace."""
+        return self._caller.mark is not None
+
+    def to(
+        self, users: Collection[str], action: str, needs: Scope, *, by_self: Scope | None = None
+    ) -> CoPersona:
+        """The front door, to do something to these users.
+
+        Args:
+            action: what the audit log calls it.
+            by_self: the scope that is enough for a token, where it is another one.
+
+        Raises:
+            HTTPException: 403, the key lacks the scope or is for somebody else.
+        """
+        scope = by_self if by_self and self.is_for_one_user else needs
+        marks = [self._keys.mark(self._caller.namespace, user) for user in users]
+        is_allowed = self._caller.has(scope) and all(map(self._is_theirs, marks))
+        self._write_down(action, marks, is_allowed=is_allowed)
+        if not is_allowed:
+            raise HTTPException(403, NOT_ALLOWED)
+        return self._engine_of(self._caller.namespace)
+
+    def to_trace(self, trace_id: str) -> CoPersona:
+        """The front door, to explain one trace.
+
+        Raises:
+            HTTPException: 403, the key may not read.
+            UnknownUserError: no such trace, or one of a user whom a token is not for.
+        """
+        if not self._caller.has("read"):
+            self._write_down("explain", [], is_allowed=False)
+            raise HTTPException(403, NOT_ALLOWED)
+        engine = self._engine_of(self._caller.namespace)
+        owner, _ = engine.store.trace(engine.namespace, trace_id)
+        mark = self._keys.mark(engine.namespace, owner)
+        is_allowed = self._is_theirs(mark)
+        self._write_down("explain", [mark], is_allowed=is_allowed)
+        if not is_allowed:
+            raise UnknownUserError(NO_TRACE)
+        return engine
+
+    def _is_theirs(self, mark: bytes) -> bool:
+        """Whether the key is for this user, or for everybody of the namespace."""
+        return self._caller.mark is None or hmac.compare_digest(mark, self._caller.mark)
+
+    def _write_down(self, action: str, marks: list[bytes], *, is_allowed: bool) -> None:
+        caller = self._caller
+        line: dict[str, Any] = {
+            "at": round(time.time(), 3), "action": action, "namespace": caller.namespace,
+            "key": caller.key_id, "users": [mark.hex()[:16] for mark in marks],
+            "allowed": is_allowed,
+        }  # fmt: skip
+        audit.info(json.dumps(line))

@@ -1,0 +1,102 @@
+"""The service as one application: routes, problems, the guard, and what is closed at the end.
+
+Nothing is global: whoever makes an application brings the keys and what opens a namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+from copersona.pipeline import CoPersona
+from copersona.service import asking, histories
+from copersona.service.access import Access
+from copersona.service.answers import Health
+from copersona.service.engines import Engines
+from copersona.service.guard import Guard
+from copersona.service.keys import Keys
+from copersona.service.problems import MEDIA_TYPE, Problem, handle_problems
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": said}
+    for status, said in {
+        401: "no key, or none that opens anything",
+        403: "the key does not allow that",
+        404: "not there, or not for this key",
+        409: "nothing is fitted yet",
+        413: "the body is too large",
+        422: "something is wrong in the request",
+        503: "the store, or the fitted state, cannot be read",
+    }.items()
+}
+
+
+class Service(FastAPI):
+    """An application whose document says in which form problems come."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        if self.openapi_schema is None:
+            for routes in super().openapi()["paths"].values():
+                for route in routes.values():
+                    for status, response in route["responses"].items():
+                        if int(status) in _PROBLEMS:
+                            response["content"] = {MEDIA_TYPE: response["content"].popitem()[1]}
+        return super().openapi()
+
+
+def build_app(engine_of: Callable[[str], CoPersona], keys: Keys) -> FastAPI:
+    """The service over the front doors of any number of namespaces.
+
+    Args:
+        engine_of: opens the front door of a namespace; called once for each, and closed at the end.
+        keys: who may ask; not closed.
+    """
+    engines = Engines(engine_of)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        engines.close()
+
+    def access_of(key: str) -> Access | None:
+        caller = keys.caller(key)
+        return None if caller is None else Access(caller, keys, engines.of)
+
+    app = Service(
+        title="CoPersona", version=version("copersona"), lifespan=lifespan,
+        description="Personalise any LLM from a user's first interactions.",
+        docs_url=None, redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.add_middleware(Guard, access_of=access_of)
+    handle_problems(app)
+    # Says in the document that a key is needed; whether it fits, the guard has seen.
+    bearer = HTTPBearer(auto_error=False, description="A key of the service.")
+    v1 = APIRouter(prefix="/v1", responses=_PROBLEMS, dependencies=[Depends(bearer)])
+    v1.include_router(histories.router)
+    v1.include_router(asking.router)
+    app.include_router(v1)
+    app.include_router(_health(keys))
+    return app
+
+
+def _health(keys: Keys) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> Health:
+        """Whether the process answers."""
+        return Health(status="ok")
+
+    @router.get("/readyz")
+    def readyz() -> Health:
+        """Whether the store answers as well."""
+        keys.check()
+        return Health(status="ok")
+
+    return router

@@ -1,0 +1,99 @@
+"""`copersona serve` as a process: its first key, its end, and what it says if it cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from copersona.commands import cli, settings
+from copersona.service.server import listen
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The process, its address, and what it said before."""
+    environment = {name: value for name, value in os.environ.items() if "COPERSONA" not in name}
+    command = [sys.executable, "-m", "copersona", "--store", str(folder / "s.db"), "--encoder",
+               "hashing", "serve", "--port", "0"]  # fmt: skip
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:  # fmt: skip
+        assert process.stderr
+        said = ""
+        try:
+            for line in process.stderr:
+                said += line
+                if line.startswith("http://"):
+                    break
+            yield process, line.strip(), said
+        finally:
+            process.kill()
+
+
+def test_the_first_start_prints_a_key_that_opens_and_the_next_one_none(tmp_path: Path) -> None:
+    for is_first in (True, False):
+        with started(tmp_path) as (process, url, said):
+            found = re.search(r"shown once: (\S+)", said)
+            assert (found is not None) is is_first
+            if found:
+                key = found[1]
+            headers = {"authorization": f"Bearer {key}"}
+            assert httpx2.get(f"{url}/v1/users/ana").status_code == 401
+            asked = {"user": "ana", "text": "hello"}
+            answer = httpx2.post(f"{url}/v1/context", json=asked, headers=headers)
+            assert not answer.json()["is_personalised"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            assert process.stderr
+            line = json.loads(process.stderr.readline())
+            assert (line["action"], line["namespace"]) == ("context", "default")
+            assert process.stderr.read() == ""
+
+
+def test_small_answers_do_not_wait_for_the_network() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()):
+            taken, _ = listening.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*(f"COPERSONA_{n.upper()}" for n in settings.NAMES), settings.CONFIG_VARIABLE]:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("bare")
+def test_where_the_extra_is_missing_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for name in [name for name in sys.modules if name.startswith("copersona.service")]:
+        monkeypatch.delitem(sys.modules, name)
+    result = CliRunner().invoke(cli.app, ["--store", str(tmp_path / "s.db"), "serve"])
+    assert result.exit_code == 4
+    assert "pip install 'copersona[serve]'" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        head = ["--store", str(tmp_path / "s.db"), "serve", "--port", port]
+        result = CliRunner().invoke(cli.app, head)
+    assert result.exit_code == 4
+    assert "in use" in result.stderr
