@@ -18,14 +18,18 @@ from copersona import Context, CoPersona
 from copersona.answering import quoting
 from copersona.config import CoPersonaConfig
 from copersona.contenders.systems import SYSTEMS, TEXT
+from copersona.contenders.tutoring import Tutor
 from copersona.contenders.world import TextVectors, Training, World
 from copersona.evaluation.runs import REGISTERED
 from copersona.language.encoders import HashingEncoder
 from copersona.language.generation import approximate_tokens
+from copersona.language.softened import SoftScorer
 from copersona.method.fitted import FittedState
 from copersona.records import Interaction
 from copersona.style import tokenize
 from copersona.tasks.cases import Kind, Material, Prediction, Request, Task
+from copersona.tasks.splits import lessons
+from tiny_model import save_tiny_model
 
 NOW = 1.5e9
 WORDS = {
@@ -414,16 +418,20 @@ def test_global_controls_choose_by_the_whole_user() -> None:
 # ---- nothing is left of what was deleted ---------------------------------------------------------
 
 
-@cache
-def marked() -> World:
-    """One lender says a word in everything that nobody else knows."""
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One lender says a word in everything that nobody else knows; a tiny model trains."""
     rows = [
         replace(row, input=f"{row.input} {MARK}", response=f"{MARK} {row.response}")
         if row.user == LENDERS[3] else row
         for row in training().interactions
     ]  # fmt: skip
     made_of = Training(tuple(rows), training().vectors, NOW)
-    return replace(world(), training=made_of)
+    folder = tmp_path_factory.mktemp("tutor")
+    model = save_tiny_model(folder / "model")
+    tutor = Tutor(lambda: SoftScorer(model, threads=1),
+                  lambda: lessons(world().task, rows, 3, 60), folder, steps=1)  # fmt: skip
+    return replace(world(), training=made_of, tutor=tutor)
 
 
 TEXT_SYSTEMS = [e.name for e in SYSTEMS.values() if e.family != "yours" and e.kinds & TEXT]
@@ -431,15 +439,15 @@ TEXT_SYSTEMS = [e.name for e in SYSTEMS.values() if e.family != "yours" and e.ki
 
 def test_all_families_are_looked_at() -> None:
     found = {SYSTEMS[name].family for name in TEXT_SYSTEMS}
-    assert found == {"baseline", "ladder", "control", "ablation"}
-    assert {"contenders.baselines", "contenders.ladder"} <= {
+    assert found == {"baseline", "ladder", "dual", "control", "ablation"}
+    assert {"contenders.baselines", "contenders.dual", "contenders.ladder"} <= {
         module.__name__.removeprefix("copersona.") for module in REGISTERED
     }
 
 
 @pytest.mark.parametrize("name", TEXT_SYSTEMS)
-def test_nothing_of_a_deleted_history_is_in_any_context(name: str) -> None:
-    where = marked()
+def test_nothing_of_a_deleted_history_is_in_any_context(name: str, marked: World) -> None:
+    where = marked
     rows = where.training.rows_of_user[LENDERS[3]]
     deleted = tuple(where.training.interactions[row] for row in rows)
     assert all(MARK in row.input and MARK in row.response for row in deleted)
@@ -450,5 +458,6 @@ def test_nothing_of_a_deleted_history_is_in_any_context(name: str) -> None:
         shown = {one.interaction_id for one in found.shown}
         assert shown.isdisjoint(row.id for row in deleted)
         assert "own" not in origins(found)
+        assert found.soft is None  # nothing is known of the user
     whole = system.predict(asked("bread", deleted, user=LENDERS[3]))
     assert (MARK in words(whole)) == (authors(whole, "own") == {LENDERS[3]})
