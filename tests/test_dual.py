@@ -120,3 +120,17 @@ def test_vectors_are_averaged_over_those_listed() -> None:
     vectors = np.array([[1.0], [3.0], [8.0]])
     listed = np.array([[1, 2], [0, -1], [-1, -1]])
     np.testing.assert_allclose(_averaged(vectors, listed), [[5.5], [1.0], [8.0]])
+
+
+def test_trainings_are_kept_under_names_that_another_process_finds(
+    ran: tuple[RunConfig, Path],
+) -> None:
+    def kept() -> set[str]:
+        return {path.name for path in (ran[0].cache / "training").glob("*/*")}
+
+    before = kept()
+    assert len(before) == 4  # persona, blind, pplug, persona beside text
+    for part in (ran[0].cache / "parts").iterdir():
+        part.unlink()
+    run(ran[0])
+    assert kept() == before

@@ -22,7 +22,7 @@ from copersona.answering.serving import Desk, Look
 from copersona.answering.sources import Prompter
 from copersona.contenders.ladder import Rung
 from copersona.contenders.systems import ANY, TEXT, register
-from copersona.contenders.tutoring import Tutor
+from copersona.contenders.tutoring import Tell, Tutor
 from copersona.contenders.world import Training, World, shown
 from copersona.errors import ConfigError, DataError
 from copersona.method.facets import FacetConfig
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from copersona.softprompts.projector import PersonaVectors
 
 Array = NDArray[Any]
-Tell = Callable[[Desk, Look], "PersonaVectors"]
 
 ALONE = 1.0
 """Branch dropout of soft prompts that speak without text."""
@@ -182,9 +181,9 @@ def _tutor_of(world: World) -> Tutor:
 
 def persona_of(desk: Desk, look: Look) -> PersonaVectors:
     """Ours: the routed persona and the facets; see `persona_vectors`."""
-    from copersona.softprompts.persona import persona_vectors  # noqa: PLC0415  it needs torch
+    from copersona.softprompts.lessons import told_by_persona  # noqa: PLC0415  it needs torch
 
-    return persona_vectors(desk.state, look.view, look.routed, look.vector)
+    return told_by_persona(desk, look)
 
 
 def _vectors(slots: Array, pool: Array, query: Array, *, is_known: bool) -> PersonaVectors:

@@ -76,7 +76,8 @@ class Tutor:
             settings: of its training.
         """
         if name not in self._soft:
-            from copersona.softprompts.training import train  # noqa: PLC0415  it needs torch
+            from copersona.softprompts.lessons import example_of, shortened  # noqa: PLC0415
+            from copersona.softprompts.training import train  # noqa: PLC0415  they need torch
 
             config = SoftPromptConfig(
                 steps=self.steps,
@@ -86,26 +87,12 @@ class Tutor:
                 **settings,
             )
             rng = np.random.default_rng(self.seed)
-            lessons = self._lessons(desk_of)
-            examples = [self._example(one, rng, tell, frame, config) for one in lessons]
-            kept = self.folder / _name(name, frame, config)
+            has_text = config.branch_dropout < 1
+            examples = [example_of(shortened(one, rng), frame, tell, has_text=has_text)
+                        for one in self._lessons(desk_of)]  # fmt: skip
+            kept = self.folder / _name(name, config, examples)
             self._soft[name] = train(self.scorer, examples, config, checkpoint=kept)
         return self._soft[name]
-
-    def _example(
-        self, lesson: Lesson, rng: np.random.Generator, tell: Tell, frame: Frame, config: Any
-    ) -> Example:
-        from copersona.softprompts.lessons import bare, shortened  # noqa: PLC0415  needs torch
-        from copersona.softprompts.training import Example  # noqa: PLC0415
-
-        lesson = shortened(lesson, rng)
-        look = lesson.desk.look(lesson.query, lesson.own)
-        plain = bare(lesson.query)
-        messages: Any = plain
-        if config.branch_dropout < 1:
-            messages = lesson.desk.answer_from(look, *frame).context.messages
-        told = tell(lesson.desk, look)
-        return Example(lesson.query.user, messages, plain, lesson.reference, told)
 
     def _lessons(self, desk_of: DeskOf) -> list[Lesson]:
         from copersona.softprompts.lessons import Lesson  # noqa: PLC0415  needs torch
@@ -138,5 +125,10 @@ class Tutor:
         return self._gates[name]
 
 
-def _name(*said: object) -> str:
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+def _name(name: str, config: SoftPromptConfig, examples: Sequence[Example]) -> str:
+    """The same in every process, so that a killed training is found again."""
+    digest = hashlib.sha256(f"{name} {config.model_dump_json()}".encode())
+    for one in examples:
+        digest.update(repr((one.user, one.messages, one.reference)).encode())
+        digest.update(one.vectors.slots.tobytes() + one.vectors.pool.tobytes())
+    return digest.hexdigest()[:16]

@@ -19,15 +19,18 @@ from copersona.answering.blocks import CountTokens
 from copersona.answering.gate import Choice
 from copersona.answering.prompting import PromptConfig, request_text
 from copersona.answering.retrieval import RetrievalConfig
-from copersona.answering.serving import Desk, Own
+from copersona.answering.serving import Desk, Look, Own
+from copersona.language.generation import Messages
 from copersona.language.softened import SoftScorer
 from copersona.method.masking import CAPS
 from copersona.records import Query
 from copersona.softprompts.persona import persona_vectors
+from copersona.softprompts.projector import PersonaVectors
 from copersona.softprompts.training import Example
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
+Tell = Callable[[Desk, Look], PersonaVectors]
 
 DELETED = 0.3
 """Share of lessons from which the facet of the request is deleted."""
@@ -73,14 +76,25 @@ def shortened(lesson: Lesson, rng: np.random.Generator) -> Lesson:
     return replace(lesson, own=own.take(rows.tolist()))
 
 
-def example_of(lesson: Lesson, frame: Frame) -> Example:
-    """A lesson for a soft prompt."""
-    look = lesson.desk.look(lesson.query, lesson.own)
-    context = lesson.desk.answer_from(look, *frame).context
-    return Example(
-        lesson.query.user, context.messages, bare(lesson.query), lesson.reference,
-        persona_vectors(lesson.desk.state, look.view, look.routed, look.vector),
-    )  # fmt: skip
+def told_by_persona(desk: Desk, look: Look) -> PersonaVectors:
+    """What our soft tokens are made of."""
+    return persona_vectors(desk.state, look.view, look.routed, look.vector)
+
+
+def example_of(
+    lesson: Lesson, frame: Frame, tell: Tell = told_by_persona, *, has_text: bool = True
+) -> Example:
+    """A lesson for a soft prompt.
+
+    Args:
+        tell: what the soft tokens are made of.
+        has_text: the text branch speaks as well.
+    """
+    look, plain = lesson.desk.look(lesson.query, lesson.own), bare(lesson.query)
+    messages: Messages = plain
+    if has_text:
+        messages = lesson.desk.answer_from(look, *frame).context.messages
+    return Example(lesson.query.user, messages, plain, lesson.reference, tell(lesson.desk, look))
 
 
 def bare(query: Query) -> tuple[dict[str, str], ...]:
