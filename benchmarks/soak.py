@@ -3,11 +3,11 @@
 python benchmarks/soak.py [--minutes 30] [--clients 50] [--postgres BIN_DIR]
 
 Two service processes over one PostgreSQL and one folder of fitted states, in front of a model of
-ours that looks for foreign words. Clients ingest, chat (captured), ask for contexts, take out what is
-stored and forget, each over their own made-up users; an administrator fits all the while. After a third
-of the time one service process is killed with -9 and started again, after two thirds the database
-is restarted. Checked: nothing that was acknowledged is lost, nobody's word reaches anybody else, a
-forgotten user is nowhere, and memory stays flat. Ends with 1 where one of these fails.
+ours that looks for foreign words. Clients ingest, chat (captured), ask for contexts, take out what
+is stored and forget, each over made-up users of its own; an administrator fits all the while. After
+a third of the time one service process is killed with -9 and started again, after two thirds the
+database is restarted. Checked: nothing that was acknowledged is lost, nobody's word reaches anybody
+else, and a forgotten user is nowhere; ends with 1 where one of these fails. Memory is printed.
 """
 
 import argparse

@@ -324,7 +324,16 @@ def test_a_receipt_is_readable_and_rejections_alike_are_counted(
 def test_export_and_doctor(fitted: Run, tmp_path: Path) -> None:
     place = Path(data(fitted("export", tmp_path / "out", "--json"))["path"])
     assert any(place.iterdir())
-    assert data(fitted("doctor", "--json")) == {"problems": []}
+    found = data(fitted("doctor", "--json"))
+    assert found["problems"] == []
+    assert found["facts"]["namespace"] == "default"
+    assert "lenders" in found["facts"]["fitted state"]
+
+
+def test_doctor_warns_of_files_that_others_may_read(fitted: Run, tmp_path: Path) -> None:
+    (tmp_path / "s.db").chmod(0o644)
+    doctor = fitted("doctor")
+    assert (doctor.exit_code, "s.db may be read by others" in doctor.stdout) == (4, True)
 
 
 def test_a_damaged_state_is_exit_4(fitted: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from copersona.commands import decisions, serve, terminal
+from copersona.commands import checkup, decisions, serve, terminal
 from copersona.commands import options as opt
 from copersona.commands.evaluate import cached_results, evaluate
 from copersona.commands.session import Session, check, session_of
@@ -360,6 +360,7 @@ for _verb in decisions.VERBS:
     app.command()(_verb)
 
 app.command()(serve.serve)
+app.command()(checkup.doctor)
 app.add_typer(serve.keys_app, name="keys")
 
 
@@ -375,22 +376,6 @@ def export(ctx: typer.Context, directory: opt.Folder, as_json: opt.AsJson = Fals
     with session_of(ctx).open() as engine:
         place = engine.export(directory)
     terminal.say_json({"path": place}) if as_json else terminal.say(str(place))
-
-
-@app.command()
-def doctor(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
-    """Look for damage in the store and the fitted states.
-
-    The exit code is 4 where there is any.
-    """
-    with session_of(ctx).open() as engine:
-        problems = engine.doctor()
-    if as_json:
-        terminal.say_json({"problems": problems})
-    else:
-        for problem in problems or ["no problems found"]:
-            terminal.say(problem)
-    raise typer.Exit(4 if problems else 0)
 
 
 @models_app.command("list")
