@@ -25,6 +25,7 @@ from copersona.service.problems import MEDIA_TYPE, Problem, handle_problems
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": said}
     for status, said in {
+        400: "the body cannot be read",
         401: "no key, or none that opens anything",
         403: "the key does not allow that",
         404: "not there, or not for this key",
