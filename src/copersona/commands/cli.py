@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from copersona.commands import decisions, serve, terminal
+from copersona.commands import decisions, mcp, serve, terminal
 from copersona.commands import options as opt
 from copersona.commands.evaluate import cached_results, evaluate
 from copersona.commands.session import Session, check, session_of
@@ -360,6 +360,7 @@ for _verb in decisions.VERBS:
     app.command()(_verb)
 
 app.command()(serve.serve)
+app.command()(mcp.mcp)
 app.add_typer(serve.keys_app, name="keys")
 
 
