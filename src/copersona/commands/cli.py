@@ -133,6 +133,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
     facet: opt.FacetColumn = None,
     format: opt.Format = None,
     whose: opt.Whose = None,
+    accept_derived: opt.AcceptDerived = False,
     dataset: opt.Dataset = None,
     keep_consent: opt.KeepConsent = False,
     dry_run: opt.DryRun = False,
@@ -155,6 +156,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
                 columns=columns,
                 format=format,
                 user=whose,
+                accept_derived=accept_derived,
                 dry_run=dry_run,
                 progress=_counted(report, path.name),
             )
