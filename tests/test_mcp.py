@@ -18,8 +18,10 @@ import httpx2
 import mcp
 import pytest
 from mcp.client.streamable_http import streamable_http_client
+from typer.testing import CliRunner
 
 from copersona import CoPersona
+from copersona.commands import cli
 from copersona.errors import StoreError
 from copersona.service.guard import MAX_BODY_BYTES
 from copersona.service.keys import Keys
@@ -271,6 +273,25 @@ def test_as_a_process_it_answers_and_audits_on_standard_error(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_without_the_extra_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    for name in [name for name in sys.modules if name.startswith(("mcp.", "copersona.service"))]:
+        monkeypatch.delitem(sys.modules, name)
+    result = CliRunner().invoke(cli.app, ["--store", str(tmp_path / "s.db"), "mcp"])
+    assert result.exit_code == 4
+    assert "pip install 'copersona[mcp]'" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_over_http_it_is_for_nobody_in_particular(tmp_path: Path) -> None:
+    head = ["--store", str(tmp_path / "s.db"), "mcp", "--http", "--user", ANA]
+    result = CliRunner().invoke(cli.app, head)
+    assert result.exit_code == 2
+    assert "keys create --user" in result.stderr
+
+
 # ── over HTTP ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -294,14 +315,16 @@ def service(folder: Path) -> Iterator[Served]:
         yield running
 
 
-def calling(service: Served, key: str, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+def calling(
+    service: Served, key: str, *calls: tuple[str, dict[str, Any]], mode: str = "auto"
+) -> list[Any]:
     async def talking() -> list[Any]:
         async with AsyncExitStack() as stack:
             http = await stack.enter_async_context(
                 httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=30)
             )
             transport = streamable_http_client(f"{service.url}{PATH}", http_client=http)
-            client = await stack.enter_async_context(mcp.Client(transport))
+            client = await stack.enter_async_context(mcp.Client(transport, mode=mode))
             return [await client.call_tool(*call) for call in calls]
 
     return asyncio.run(talking())
@@ -340,6 +363,21 @@ def test_over_http_a_key_is_for_its_namespace_scopes_and_user(service: Served) -
     assert known.content == unknown.content
     (refused,) = calling(service, service.key("read"), ("instruct", {"user": ANA, "text": "x"}))
     assert refused.is_error
+
+
+def test_over_http_clients_of_the_earlier_protocol_are_served_by_the_same_rules(
+    service: Served,
+) -> None:
+    calls = [("persona", {"user": user}) for user in (BO, ANA)]
+    own, other = calling(service, service.key(user=BO), *calls, mode="legacy")
+    assert own.structured_content["user"] == BO
+    assert other.is_error
+
+
+def test_over_http_nothing_is_kept_open(service: Served) -> None:
+    with service.client(service.key("admin")) as client:
+        answer = client.get(PATH, headers={"accept": "text/event-stream"})
+    assert answer.status_code == 405
 
 
 def test_over_http_a_web_page_of_elsewhere_is_refused(service: Served) -> None:

@@ -33,7 +33,8 @@ def mcp(
         from copersona.service import mcp as service  # noqa: PLC0415  `--help` must be quick
         from copersona.service import server  # noqa: PLC0415  the same
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "mcp", "starlette", "uvicorn"):
+        missing = str(error.name).partition(".")[0]
+        if missing not in ("fastapi", "mcp", "mcp_types", "starlette", "uvicorn"):
             raise
         message = "the MCP server is not installed; run: pip install 'copersona[mcp]'"
         raise MissingExtraError(message) from error

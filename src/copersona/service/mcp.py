@@ -15,6 +15,7 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from copersona.pipeline import CoPersona
 from copersona.service.access import Access
@@ -70,6 +71,9 @@ def build_mcp_app(engine_of: Callable[[str], CoPersona], keys: Keys, host: str) 
         streamable_http_path=PATH, host=host, json_response=True, stateless_http=True,
         max_request_body_size=MAX_BODY_BYTES,
     )  # fmt: skip
+    (route,) = app.routes
+    assert isinstance(route, Route)
+    route.methods = {"POST"}  # what the SDK would keep open for the others has nothing to say
     app.add_middleware(Guard, access_of=access_of)
     return app
 

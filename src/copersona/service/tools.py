@@ -172,7 +172,8 @@ def build_server(access_of: AccessOf, *, about: str = "", **options: Any) -> MCP
     )
     return MCPServer(
         "copersona", version=version("copersona"), instructions=instructions.strip(),
-        tools=[_tool(verb, access_of) for verb in VERBS], log_level="WARNING", **options,
+        tools=[_tool(verb, access_of) for verb in VERBS], subscriptions=False, log_level="WARNING",
+        **options,
     )  # fmt: skip
 
 
