@@ -115,7 +115,7 @@ def test_a_service_gives_the_same_as_an_open_store(folder: Path, engine: CoPerso
 
 
 def test_evidence_comes_as_documents_with_where_it_is_from(engine: CoPersona) -> None:
-    retriever = CoPersonaRetriever(engine=engine, user=ANA)
+    retriever = CoPersonaRetriever(copersona=engine, user=ANA)
     for found in (retriever.invoke(TEXT), asyncio.run(retriever.ainvoke(TEXT))):
         own = [one for one in found if one.metadata["origin"] == "own"]
         assert own
@@ -126,7 +126,7 @@ def test_evidence_comes_as_documents_with_where_it_is_from(engine: CoPersona) ->
 
 
 def test_the_user_of_a_retriever_may_come_with_the_call(engine: CoPersona) -> None:
-    retriever = CoPersonaRetriever(engine=engine, user=BO).configurable_fields(
+    retriever = CoPersonaRetriever(copersona=engine, user=BO).configurable_fields(
         user=ConfigurableField(id="user")
     )
     assert SECRETS[SHOP] in str(retriever.invoke(TEXT, FOR_ANA))

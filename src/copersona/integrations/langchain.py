@@ -79,7 +79,7 @@ class CoPersonaRetriever(BaseRetriever):
     `retriever.configurable_fields(user=ConfigurableField(id="user"))`.
     """
 
-    engine: CoPersona
+    copersona: CoPersona
     """Whose histories; evidence does not travel over HTTP."""
     user: str
     """Whose request a query is."""
@@ -87,7 +87,7 @@ class CoPersonaRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
-        context = self.engine.prompt(self.user, query)
+        context = self.copersona.prompt(self.user, query)
         return [_document(evidence, context) for evidence in context.evidence]
 
 
