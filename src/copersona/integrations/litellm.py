@@ -26,7 +26,7 @@ _END_USER = "user_api_key_end_user_id"
 _log = logging.getLogger("copersona")
 
 
-class PersonalisedCalls(CustomLogger):  # type: ignore[misc, unused-ignore]  # it has no types
+class PersonalisedCalls(CustomLogger):
     """Personalises chat requests by their `user`; whatever fails, the request still goes out.
 
     LiteLLM decides who may call, and lets a caller name any end user: give its keys to servers.
