@@ -487,7 +487,7 @@ def test_help_does_not_load_torch() -> None:
 
 
 def test_help_does_not_load_the_pipeline() -> None:
-    heavy = {"copersona.pipeline", "sqlalchemy", "scipy", "fastapi", "uvicorn"}
+    heavy = {"copersona.pipeline", "sqlalchemy", "scipy", "fastapi", "mcp", "uvicorn"}
     assert not loaded_by_the_command_line() & heavy
 
 

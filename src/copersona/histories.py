@@ -43,6 +43,7 @@ class Histories:
         columns: ColumnMap | None = None,
         format: str | None = None,
         user: str | None = None,
+        accept_derived: bool = False,
         dry_run: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> IngestReport:
@@ -50,12 +51,15 @@ class Histories:
 
         Args:
             user: whose words a chat export holds, where it does not say.
+            accept_derived: take what a memory product derived with a model as the user's own words.
             dry_run: read and check everything, store nothing.
 
         Raises:
             DataError: the file as a whole cannot be read.
         """
-        layout = readers.inspect(path, columns=columns, format=format, user=user)
+        layout = readers.inspect(
+            path, columns=columns, format=format, user=user, accept_derived=accept_derived
+        )
         rows = readers.rows(layout)
         counts = ingest_rows(self.store, self.namespace, rows, dry_run=dry_run, progress=progress)
         return IngestReport(str(path), layout.describe(), *counts, dry_run)

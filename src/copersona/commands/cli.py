@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from copersona.commands import checkup, decisions, serve, terminal
+from copersona.commands import checkup, decisions, mcp, serve, terminal
 from copersona.commands import options as opt
 from copersona.commands.evaluate import cached_results, evaluate
 from copersona.commands.session import Session, check, session_of
@@ -133,6 +133,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
     facet: opt.FacetColumn = None,
     format: opt.Format = None,
     whose: opt.Whose = None,
+    accept_derived: opt.AcceptDerived = False,
     dataset: opt.Dataset = None,
     keep_consent: opt.KeepConsent = False,
     dry_run: opt.DryRun = False,
@@ -155,6 +156,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
                 columns=columns,
                 format=format,
                 user=whose,
+                accept_derived=accept_derived,
                 dry_run=dry_run,
                 progress=_counted(report, path.name),
             )
@@ -361,6 +363,7 @@ for _verb in decisions.VERBS:
 
 app.command()(serve.serve)
 app.command()(checkup.doctor)
+app.command()(mcp.mcp)
 app.add_typer(serve.keys_app, name="keys")
 
 

@@ -88,6 +88,10 @@ Format = Annotated[
 Whose = Annotated[
     str | None, typer.Option(metavar="USER", help="Whose a file without user ids is.")
 ]
+AcceptDerived = Annotated[
+    bool,
+    typer.Option("--accept-derived", help="Take what a memory product derived as their own words."),
+]
 Dataset = Annotated[
     tuple[str, Path] | None,
     typer.Option(metavar="NAME DIR", help="A public data set; its authors lend text."),

@@ -17,7 +17,10 @@ from copersona.commands.session import Session, session_of
 from copersona.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from copersona.pipeline import CoPersona
+    from copersona.service.keys import Keys
 
 Host = Annotated[str, typer.Option(help="Address to listen at.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0: a free one.")]
@@ -53,16 +56,22 @@ def serve(ctx: typer.Context, host: Host = "127.0.0.1", port: Port = 8080) -> No
     session = session_of(ctx)
     with listen(host, port) as listening, session.open(create=True) as engine:
         keys = Keys(engine.store.keys)
-        if key := keys.first(engine.namespace):
-            terminal.notice(f"key for administrators of {engine.namespace!r}, shown once: {key}")
-        if host not in _LOOPBACK:
-            terminal.notice("keys travel as plain text: put a server with TLS in front of this one")
-        address = f"[{host}]" if ":" in host else host
-        terminal.notice(f"http://{address}:{listening.getsockname()[1]}")
-        run(build_app(partial(_opened, session), keys), listening)
+        announce(keys, engine.namespace, host, listening)
+        run(build_app(partial(opened, session), keys), listening)
 
 
-def _opened(session: Session, namespace: str) -> CoPersona:
+def announce(keys: Keys, namespace: str, host: str, listening: socket, path: str = "") -> None:
+    """Say where the service is, and with the first start the key that opens it."""
+    if key := keys.first(namespace):
+        terminal.notice(f"key for administrators of {namespace!r}, shown once: {key}")
+    if host not in _LOOPBACK:
+        terminal.notice("keys travel as plain text: put a server with TLS in front of this one")
+    address = f"[{host}]" if ":" in host else host
+    terminal.notice(f"http://{address}:{listening.getsockname()[1]}{path}")
+
+
+def opened(session: Session, namespace: str) -> CoPersona:
+    """The front door of a namespace, as the settings of this process have it."""
     return session.open(namespace=namespace)
 
 

@@ -3,7 +3,8 @@
 A shape is recognised by the keys of its records. Each flattener yields plain rows whose keys are
 the field names of an interaction, so that one mapper turns every format into interactions. In
 chats only the user's own messages are answers; what an assistant wrote is only ever what was
-answered. This module knows no files.
+answered, and what a memory product derived with a model is nobody's own words unless it is accepted
+as such. This module knows no files.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Literal
 
 from copersona.errors import DataError
 from copersona.reading.columns import ColumnMap, Row, is_own_export
+from copersona.reading.containers import Flaw
 
-Shape = Literal["table", "export", "lamp", "pgraphrag", "openai", "messages", "sharegpt"]
+Shape = Literal[
+    "table", "export", "lamp", "pgraphrag", "openai", "messages", "sharegpt", "mem0", "zep"
+]
 
 # The columns of a flattened row: every field is its own column.
 FLAT_COLUMNS = ColumnMap(
@@ -28,12 +32,17 @@ FLAT_COLUMNS = ColumnMap(
     at="at",
     thread="thread",
 )
-CHATS: frozenset[Shape] = frozenset({"openai", "messages", "sharegpt"})
+CHATS: frozenset[Shape] = frozenset({"openai", "messages", "sharegpt", "zep"})
 
 _OWNER_KEYS = ("user_id", "userId", "user", "reviewerId", "author")
-_THREAD_KEYS = ("conversation_id", "thread", "thread_id", "id")
+_THREAD_KEYS = ("conversation_id", "thread", "thread_id", "session_id", "id")
 _USER_ROLES = frozenset({"user", "human"})
 _OTHER_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bot", "model", "bard", "bing"})
+# Beside its text, a memory of mem0 has one of these; an entry of a memory's history all of those.
+_MEMORY_KEYS = frozenset({"hash", "user_id", "agent_id", "run_id", "categories"})
+_MEMORY_CHANGE = frozenset({"old_memory", "new_memory", "event"})
+_FACT_LISTS = ("facts", "relevant_facts", "edges")
+_DERIVED = "{} derived this with a model: not the user's own words, unless accepted as such"
 # What one entry of a LaMP or LongLaMP history holds, told by a key only that task has.
 _LAMP_ENTRIES: tuple[tuple[str, dict[str, str]], ...] = (
     ("abstract", {"input": "abstract", "response": "title"}),
@@ -61,11 +70,13 @@ class Setting:
         user: whose words these are where the record has no user id.
         thread: name of the conversation where it has none of its own.
         golds: the answers of a LaMP outputs file, by question id.
+        accepts_derived: whether what a model derived counts as the user's own words.
     """
 
     user: str = ""
     thread: str = ""
     golds: Mapping[str, object] = field(default_factory=dict)
+    accepts_derived: bool = False
 
 
 def detect_shape(record: Row) -> Shape:
@@ -74,6 +85,10 @@ def detect_shape(record: Row) -> Shape:
         return "export"
     if isinstance(record.get("mapping"), Mapping):
         return "openai"
+    if _is_of_mem0(record):
+        return "mem0"
+    if _is_of_zep(record):
+        return "zep"
     if _is_list_of_objects(record.get("messages")):
         return "messages"
     if _is_list_of_objects(record.get("conversations")):
@@ -83,8 +98,8 @@ def detect_shape(record: Row) -> Shape:
     return "table"
 
 
-def flatten(shape: Shape, record: Row, setting: Setting) -> Iterator[Row]:
-    """The rows of one record, in its order.
+def flatten(shape: Shape, record: Row, setting: Setting) -> Iterator[Row | Flaw]:
+    """The rows of one record, in its order, and what of it cannot be one.
 
     Raises:
         DataError: the record does not have the shape, or nobody's words it holds.
@@ -222,6 +237,82 @@ def _own_turns(turns: list[_Turn], record: Row, setting: Setting) -> Iterator[Ro
             before = text
 
 
+def _is_of_mem0(record: Row) -> bool:
+    if _is_list_of_objects(record.get("results")):
+        entries = _entries(record, "results")
+        return bool(entries) and all(map(_is_of_mem0, entries))
+    is_memory = isinstance(record.get("memory"), str) and bool(_MEMORY_KEYS & record.keys())
+    return is_memory or record.keys() >= _MEMORY_CHANGE
+
+
+def _mem0(record: Row, setting: Setting) -> Iterator[Row | Flaw]:
+    entries = _entries(record, "results") if "results" in record else [record]
+    yield from (_memory(entry, setting) for entry in entries)
+
+
+def _memory(entry: Row, setting: Setting) -> Row | Flaw:
+    """A memory; one with a role was kept as it was said, as long as it was never changed."""
+    text, owner = entry.get("memory"), entry.get("user_id") or setting.user
+    if entry.keys() >= _MEMORY_CHANGE:
+        return Flaw("a change of a memory: export the memories themselves", field="event")
+    if not isinstance(text, str):
+        return Flaw("no memory in this record", field="memory")
+    if not owner:
+        message = "a memory of nobody in particular: say whose it is with `user`"
+        return Flaw(message, field="user")
+    shared = {"user": owner, "thread": entry.get("run_id"), "source": "mem0"}
+    written, changed = entry.get("created_at"), entry.get("updated_at")
+    if entry.get("role") and changed in (None, written):
+        if entry["role"] not in _USER_ROLES:
+            return Flaw("not said by the user", field="role")
+        return shared | {"response": text, "at": written}
+    return _derived("mem0", text, shared | {"at": changed or written}, setting)
+
+
+def _derived(product: str, text: object, shared: Row, setting: Setting) -> Row | Flaw:
+    if not setting.accepts_derived:
+        return Flaw(_DERIVED.format(product), field="response")
+    return {**shared, "response": text, "metadata": {"derived_by": product}}
+
+
+def _is_of_zep(record: Row) -> bool:
+    if "fact" in record and record.keys() & {"uuid", "source_node_uuid"}:
+        return True
+    messages = record.get("messages")
+    return _is_list_of_objects(messages) and (
+        bool(record.keys() & {"session_id", "thread_created_at", "row_count", *_FACT_LISTS})
+        or any(entry.keys() & {"role_type", "processed"} for entry in _entries(record, "messages"))
+    )
+
+
+def _zep(record: Row, setting: Setting) -> Iterator[Row | Flaw]:
+    lists = {name: value for name, value in record.items() if isinstance(value, list)}
+    facts = [fact for name in _FACT_LISTS for fact in lists.get(name, [])]
+    if "fact" in record:
+        facts = [record]
+    elif "messages" not in lists and not facts:
+        raise DataError("neither messages nor facts", field="messages")
+    entries = _entries(record, "messages") if "messages" in lists else []
+    turns = [
+        _Turn(_first(entry, ("role_type", "role")), entry.get("content"), entry.get("created_at"))
+        for entry in entries
+    ]
+    for row in _own_turns(turns, record, setting):
+        yield {**row, "source": "zep"}
+    for fact in facts:
+        yield _fact(fact if isinstance(fact, Mapping) else {"fact": fact}, record, setting)
+
+
+def _fact(fact: Row, record: Row, setting: Setting) -> Row | Flaw:
+    if _first(fact, ("invalid_at", "expired_at")):
+        return Flaw("a fact that is true no more", field="invalid_at")
+    shared = {
+        "user": _first(record, _OWNER_KEYS) or setting.user, "source": "zep",
+        "at": _first(fact, ("valid_at", "created_at")),
+    }  # fmt: skip
+    return _derived("zep", _first(fact, ("fact", "content")), shared, setting)
+
+
 def _content_text(content: object) -> str:
     """Text of a message; images and other parts without text are left out."""
     if isinstance(content, str):
@@ -254,7 +345,7 @@ def _first(record: Row, keys: tuple[str, ...]) -> object:
     return next((value for key in keys if (value := record.get(key)) not in (None, "")), None)
 
 
-_FLATTENERS: dict[Shape, Callable[[Row, Setting], Iterator[Row]]] = {
+_FLATTENERS: dict[Shape, Callable[[Row, Setting], Iterator[Row | Flaw]]] = {
     "table": _table,
     "export": _table,
     "lamp": _lamp,
@@ -262,4 +353,6 @@ _FLATTENERS: dict[Shape, Callable[[Row, Setting], Iterator[Row]]] = {
     "openai": _openai,
     "messages": _messages,
     "sharegpt": _sharegpt,
+    "mem0": _mem0,
+    "zep": _zep,
 }

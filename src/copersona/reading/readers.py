@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,8 @@ FORMATS: Mapping[str, tuple[Container | None, Shape | None]] = {
     "openai": (None, "openai"),
     "messages": (None, "messages"),
     "sharegpt": (None, "sharegpt"),
+    "mem0": (None, "mem0"),
+    "zep": (None, "zep"),
 }
 SAMPLE_ROWS = 100
 SEARCHED_ROWS = 10_000
@@ -86,6 +88,7 @@ class Layout:
         delimiter: between the fields of a CSV file.
         user: whose rows these are where they do not say.
         golds: answers of a LaMP outputs file, by question id.
+        accepts_derived: whether what a memory product derived counts as the user's own words.
     """
 
     path: Path
@@ -95,6 +98,7 @@ class Layout:
     delimiter: str = ","
     user: str = ""
     golds: Mapping[str, object] = field(default_factory=dict)
+    accepts_derived: bool = False
 
     def describe(self) -> str:
         """One line to print: the format, and for tables which column was taken for what."""
@@ -117,6 +121,7 @@ def inspect(
     format: str | None = None,
     user: str | None = None,
     outputs: str | Path | None = None,
+    accept_derived: bool = False,
 ) -> Layout:
     """Find out how a file is to be read, from its first rows.
 
@@ -126,6 +131,7 @@ def inspect(
         format: one of `FORMATS`, where the content alone does not tell.
         user: whose rows these are where the file has no user ids.
         outputs: file with the answers to a LaMP question file.
+        accept_derived: take what a memory product derived with a model as the user's own words.
 
     Raises:
         DataError: no such file, empty, not readable, or a user or text that cannot be found.
@@ -149,7 +155,7 @@ def inspect(
         raise DataError(f"cannot be read: {error.strerror}", source=str(error.filename)) from error
     except DataError as error:
         raise _located(error, path) from error
-    return Layout(path, found, shape, fitting, delimiter, user or "", golds)
+    return Layout(path, found, shape, fitting, delimiter, user or "", golds, accept_derived)
 
 
 def read(
@@ -159,12 +165,18 @@ def read(
     format: str | None = None,
     user: str | None = None,
     outputs: str | Path | None = None,
+    accept_derived: bool = False,
 ) -> Iterator[Interaction | RowOutcome]:
     """Every row of a file in its order: an interaction without id, or a rejected row.
 
     Arguments and errors are those of `inspect`, which is done before this returns.
     """
-    return rows(inspect(path, columns=columns, format=format, user=user, outputs=outputs))
+    return rows(
+        inspect(
+            path, columns=columns, format=format, user=user, outputs=outputs,
+            accept_derived=accept_derived,
+        )
+    )  # fmt: skip
 
 
 def rows(layout: Layout) -> Iterator[Interaction | RowOutcome]:
@@ -191,10 +203,14 @@ def _rows_of(
     if isinstance(record, Flaw):
         yield record
         return
-    setting = Setting(layout.user, f"{layout.path.name}#{number}", layout.golds)
+    thread = f"{layout.path.name}#{number}"
+    setting = Setting(layout.user, thread, layout.golds, layout.accepts_derived)
     try:
         for row in flatten(layout.shape, record.values, setting):
-            yield _interaction(row, record.line, convert)
+            if isinstance(row, Flaw):
+                yield replace(row, line=record.line)
+            else:
+                yield _interaction(row, record.line, convert)
     except DataError as error:
         yield Flaw(error.reason, record.line, error.field)
 
@@ -311,10 +327,10 @@ def _columns(
 
 
 def _shape(record: Row, given: ColumnMap | None) -> Shape:
-    """An export of our own is read to the letter, unless columns are named."""
+    """What is flat is read as the table it also is where columns are named."""
     shape = detect_shape(record)
     is_given = given is not None and given != ColumnMap()
-    return "table" if shape == "export" and is_given else shape
+    return "table" if shape in ("export", "mem0") and is_given else shape
 
 
 def _check_owner(shape: Shape, sample: list[Row], user: str | None) -> None:

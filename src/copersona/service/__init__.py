@@ -1,4 +1,5 @@
-"""The verbs over HTTP: who may ask is decided here, what is answered is the front door's business.
+"""The verbs over HTTP and MCP: who may ask is decided here, the front door says what is answered.
 
-`app` joins the parts; `guard` stands in front of every request, `access` in front of every user.
+`app` and `mcp` join the parts; `guard` stands in front of every request, `access` in front of every
+user.
 """

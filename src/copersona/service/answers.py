@@ -281,6 +281,17 @@ class ExplanationAnswer(Answer):
     """The same as data: facets, sources, and what would go without each."""
 
 
+class FitStatusAnswer(Answer):
+    """What is fitted, as far as it is nobody's in particular."""
+
+    is_fitted: bool
+    """False: contexts are not personalised, and there is neither persona nor vote."""
+    fitted_at: float | None
+    """Seconds since 1970-01-01 UTC; nothing newer of other users is in it."""
+    facets: list[str]
+    """Names of its facets."""
+
+
 class Health(Answer):
     """How the service is."""
 

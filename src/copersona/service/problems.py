@@ -114,12 +114,18 @@ def handle_problems(app: FastAPI) -> None:
 
 def of_ours(path: str, error: Exception) -> Response:
     """The answer where one of our own errors was raised."""
+    kind, status, detail = told(error)
+    return problem(path, status, detail, kind=kind)
+
+
+def told(error: Exception) -> tuple[str, int, str]:
+    """Kind and status of one of our own errors, and what may be said of it; the rest is logged."""
     kind, status, detail = next(
         (kind, status, detail) for one, kind, status, detail in _TABLE if isinstance(error, one)
     )
     if detail:
         _log.error("%s: %s", type(error).__name__, error)
-    return problem(path, status, detail or str(error), kind=kind)
+    return kind, status, detail or str(error)
 
 
 async def _of_ours(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ import socket
 import sys
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 PATIENCE_S = 30
 """How long running requests may take to end once the service is told to."""
@@ -30,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def server_of(app: FastAPI) -> uvicorn.Server:
+def server_of(app: Starlette) -> uvicorn.Server:
     """What serves an application; it writes no log of requests, since paths name users."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -40,9 +40,9 @@ def server_of(app: FastAPI) -> uvicorn.Server:
     )  # fmt: skip
 
 
-def run(app: FastAPI, listening: socket.socket) -> None:
+def run(app: Starlette, listening: socket.socket) -> None:
     """Serve until a signal says to end; then the process ends with 0."""
-    _log_to_standard_error()
+    log_to_standard_error()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, _end)  # the server, once it is done, raises again what it was told
     server_of(app).run(sockets=[listening])
@@ -52,10 +52,12 @@ def _end(_number: int, _frame: object) -> None:
     sys.exit(0)
 
 
-def _log_to_standard_error() -> None:
+def log_to_standard_error() -> None:
+    """Write the audit log, and what goes wrong, to standard error."""
     for name, level, form in (
         ("copersona.audit", logging.INFO, "%(message)s"),
         ("copersona", logging.WARNING, "%(levelname)s: %(message)s"),
+        ("mcp", logging.WARNING, "%(levelname)s: %(message)s"),
         ("uvicorn.error", logging.WARNING, "%(levelname)s: %(message)s"),
     ):
         handler = logging.StreamHandler()

@@ -126,7 +126,8 @@ def _made(layout: Layout, make: Callable[[str, list[Row]], _Made]) -> Iterator[_
 
 
 def _flattened(layout: Layout, record: Record) -> list[Row]:
-    return list(flatten(layout.shape, record.values, Setting(golds=layout.golds)))
+    rows = flatten(layout.shape, record.values, Setting(golds=layout.golds))
+    return [row for row in rows if not isinstance(row, Flaw)]  # questions have none
 
 
 def _once(rows: Iterable[Interaction]) -> list[Interaction]:
