@@ -446,8 +446,7 @@ def open_generator(
     if kind == "local" and rest:
         return LocalGenerator(rest, models_folder=models_folder)
     if named := endpoint_named(spec):
-        model, base_url = named
-        return OpenAIGenerator(base_url, model, api_key)
+        return OpenAIGenerator(named[1], named[0], api_key)
     known = "openai:MODEL@URL, local:NAME, echo"
     raise ConfigError(f"no language model is called {spec!r}; known: {known}")
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from copersona.errors import ConfigError
 from copersona.service.capturing import Echoes
@@ -23,8 +22,10 @@ HoldoutBy = Literal["user", "request"]
 _Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Price(TypedDict):
+class Price(BaseModel):
     """What a million tokens of a model cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: _Money
     output: _Money

@@ -31,6 +31,6 @@ def usage(
 def _answer(row: Usage, prices: Mapping[str, Price]) -> UsageAnswer:
     answer, price = UsageAnswer.model_validate(row), prices.get(row.model)
     if price is not None:
-        paid = row.prompt_tokens * price["input"] + row.completion_tokens * price["output"]
+        paid = row.prompt_tokens * price.input + row.completion_tokens * price.output
         answer.cost = paid / 1e6
     return answer
