@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from starlette.exceptions import HTTPException
-
 from copersona.errors import CoPersonaError
 from copersona.pipeline import CoPersona
 from copersona.records import Context
@@ -62,8 +60,10 @@ def prepare(access: Access, gateway: Gateway, chat: Chat, wishes: Wishes) -> Rea
     elif users and gateway.is_held_out(access.mark_of(users[0]), chat.text):
         how = "holdout"
     engine = None
-    with going_on():
+    try:
         engine = access.to(users, _ACTIONS[how], "read")
+    except CoPersonaError as error:  # it is allowed, but the store cannot be opened
+        _say_why(error)
     if engine is None or not users or not is_user(users[0]):
         return Ready(chat.text, "no" if how == "yes" else how, engine)
     user, is_captured = users[0], gateway.captures and access.has("write")
@@ -114,10 +114,11 @@ def going_on() -> Iterator[None]:
     """Whatever fails here, the chat goes on; the log gets kind and place, never what it says."""
     try:
         yield
-    except HTTPException:  # it is not allowed
-        raise
     except Exception as error:  # noqa: BLE001  no chat is lost to personalisation
-        where = "".join(traceback.format_tb(error.__traceback__))
-        is_ours = isinstance(error, CoPersonaError)
-        _log.warning("a chat goes on without: %s%s", type(error).__name__,
-                     "" if is_ours else f"\n{where}")  # fmt: skip
+        _say_why(error)
+
+
+def _say_why(error: Exception) -> None:
+    is_ours = isinstance(error, CoPersonaError)
+    where = "" if is_ours else "\n" + "".join(traceback.format_tb(error.__traceback__))
+    _log.warning("a chat goes on without: %s%s", type(error).__name__, where)

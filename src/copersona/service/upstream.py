@@ -16,6 +16,7 @@ from typing import Protocol
 
 import httpx2
 
+from copersona.language.endpoints import checked_key, checked_url
 from copersona.records import Context
 from copersona.service.personalising import Chat
 
@@ -114,6 +115,9 @@ class RemoteUpstream:
         timeout_s: longest wait for the first and for every next piece of an answer, in seconds.
         retries: further attempts after the first.
         backoff_s: pause before the first retry, doubled for each next one, in seconds.
+
+    Raises:
+        ConfigError: not a URL, or a key that no header can hold.
     """
 
     def __init__(
@@ -126,12 +130,12 @@ class RemoteUpstream:
         retries: int = 2,
         backoff_s: float = 0.2,
     ) -> None:
-        self._base, self._model = base_url.rstrip("/"), model
+        self._base, self._model = str(checked_url(base_url)).rstrip("/"), model
         self._retries, self._backoff_s, self._timeout_s = retries, backoff_s, timeout_s
         # Compressed, what was used could not be read off an answer without unpacking it.
         headers = {"accept-encoding": "identity"}
         if api_key:
-            headers["authorization"] = f"Bearer {api_key.strip()}"
+            headers["authorization"] = f"Bearer {checked_key(api_key)}"
         self._client = httpx2.AsyncClient(
             headers=headers,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # nobody's to anybody
