@@ -211,6 +211,16 @@ def test_the_end_of_a_stream_says_what_it_took_and_else_it_is_estimated(gate: Be
     assert (row["estimated"], row["requests"], row["added_tokens"]) == (1, 2, 0)
 
 
+def test_a_stream_that_was_left_in_the_middle_is_counted(gate: Between) -> None:
+    gate.upstream.plan = [Reply(200, lines(chunk("one two three")), STREAM, hangs=True)]
+    stream = chat(gate, said(TEXT), stream=True)
+    assert next(iter(stream)).choices[0].delta.content
+    stream.close()
+    wait_for(lambda: requests(gate) == 1)
+    (row,) = spent(gate)
+    assert (row["completion_tokens"], row["estimated"]) == (approximate_tokens("one two three"), 1)
+
+
 def test_a_token_sees_what_its_user_took(gate: Between) -> None:
     for user in (ANA, BO):
         chat(gate, said(TEXT), user=user)
