@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,20 @@ from copersona.language.encoders import HashingEncoder
 
 @dataclass(frozen=True)
 class Reply:
-    """One planned answer; `hangs` sends the body so far and then nothing more."""
+    """One planned answer.
+
+    `hangs` sends the body so far and then nothing more; `then` is sent once the server is told to
+    `go_on`. With status 0 nothing is sent at all: it is lost, or hangs before its head.
+    """
 
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
     hangs: bool = False
+    then: bytes = b""
+
+
+LOST = Reply(0)
 
 
 def json_reply(body: object, status: int = 200, **headers: str) -> Reply:
@@ -52,6 +61,8 @@ class FakeServer(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
+        self.bodies: list[bytes] = []
+        self.go_on = threading.Event()
         self.closed = threading.Event()
         self.hung_up = threading.Event()
 
@@ -73,19 +84,32 @@ class FakeServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: FakeServer
 
+    def do_GET(self) -> None:
+        self._answer({})
+
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append(asked)
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.bodies.append(body)
+        self.server.asked.append(asked := json.loads(body))
+        self._answer(asked)
+
+    def _answer(self, asked: dict[str, Any]) -> None:
         self.server.headers.append({key.lower(): value for key, value in self.headers.items()})
         self.server.paths.append(self.path)
         reply = self.server.plan.pop(0) if self.server.plan else self.server.usual_reply(asked)
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(reply.body)
+        if reply.status:
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+        if reply.then and self.server.go_on.wait(30):
+            self.wfile.write(reply.then)
         while reply.hangs and not self.server.closed.wait(0.02):
             self.wfile.write(b":\n" if "event-stream" in str(reply.headers) else b"")
+            if select.select([self.connection], [], [], 0)[0]:  # nothing more comes but its end
+                self.server.hung_up.set()
+                return
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the tests' output clean."""

@@ -14,8 +14,11 @@ import httpx2
 
 import copersona
 from copersona import CoPersona, Interaction
+from copersona.language.generation import EchoGenerator
 from copersona.service.app import build_app
+from copersona.service.gateway import Gateway
 from copersona.service.keys import Keys
+from copersona.service.local_upstream import LocalUpstream
 from copersona.service.server import listen, server_of
 
 SHOP, BANK = "shop", "bank"
@@ -77,11 +80,12 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
-    """The service over a folder, on a free port of this machine, in a thread."""
+def served(folder: Path, gateway: Gateway | None = None) -> Iterator[Served]:
+    """The service over a folder, on a free port of this machine, in a thread; chats are echoed."""
+    gateway = gateway or Gateway(LocalUpstream(EchoGenerator))
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
-        server = server_of(build_app(partial(opened, folder), keys))
+        server = server_of(build_app(partial(opened, folder), keys, gateway))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -26,11 +26,12 @@ MEDIAN_FUNCTION_LINES = 12
 BLANKET = {
     "commands/cli.py": {"main"},
     "service/guard.py": {"__call__"},
+    "service/preparing.py": {"going_on"},
     "service/tools.py": {"run"},
     "integrations/litellm.py": {"async_pre_call_hook"},
 }
 """Where any exception may be swallowed: the last handlers of the command line, of the service by
-either protocol, and of a call that is not ours."""
+either protocol, and of a call or chat that must not be lost."""
 TORCH = {"language/encoders.py", "language/generation.py", "language/models.py"}
 """Modules outside the two trained families that may load torch; by name, which import-linter
 cannot see."""

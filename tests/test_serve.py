@@ -19,14 +19,17 @@ from typer.testing import CliRunner
 
 from copersona.commands import cli, settings
 from copersona.service.server import listen
+from fake_openai import chat, serving
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def started(
+    folder: Path, llm: str = "echo", *options: str
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """The process, its address, and what it said before."""
     environment = {name: value for name, value in os.environ.items() if "COPERSONA" not in name}
     command = [sys.executable, "-m", "copersona", "--store", str(folder / "s.db"), "--encoder",
-               "hashing", "serve", "--port", "0"]  # fmt: skip
+               "hashing", "--llm", llm, "serve", "--port", "0", *options]  # fmt: skip
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:  # fmt: skip
@@ -62,6 +65,23 @@ def test_the_first_start_prints_a_key_that_opens_and_the_next_one_none(tmp_path:
             assert process.stderr.read() == ""
 
 
+def test_chats_go_to_the_model_that_is_configured(tmp_path: Path) -> None:
+    options = ("--capture", "--holdout", "1", "--holdout-by", "request")
+    with (
+        serving(chat("hello")) as upstream,
+        started(tmp_path, f"openai:planned@{upstream.url}", *options) as (_, url, said),
+    ):
+        key = said.split("shown once: ")[1].split()[0]
+        headers = {"authorization": f"Bearer {key}"}
+        asked = {"user": "ana", "messages": [{"role": "user", "content": "Trams are late."}]}
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=asked, headers=headers)
+        assert answer.headers["x-copersona-personalised"] == "holdout"
+        assert answer.json()["choices"][0]["message"]["content"] == "hello"
+        assert upstream.asked == [{"model": "planned", **asked}]
+        (row,) = httpx2.get(f"{url}/v1/users/ana/export", headers=headers).json()["interactions"]
+        assert (row["response"], row["source"]) == ("Trams are late.", "gateway")
+
+
 def test_small_answers_do_not_wait_for_the_network() -> None:
     with listen("127.0.0.1", 0) as listening:
         with socket.create_connection(listening.getsockname()):
@@ -86,6 +106,16 @@ def test_where_the_extra_is_missing_the_command_that_installs_it_is_named(
     result = CliRunner().invoke(cli.app, ["--store", str(tmp_path / "s.db"), "serve"])
     assert result.exit_code == 4
     assert "pip install 'copersona[serve]'" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("options", [["--prices", "none.json"], ["--holdout", "1.5"]])
+def test_options_that_say_nothing_sound_are_refused(tmp_path: Path, options: list[str]) -> None:
+    head = ["--store", str(tmp_path / "s.db"), "serve", "--port", "0"]
+    result = CliRunner().invoke(cli.app, [*head, *options])
+    assert result.exit_code == 2
+    assert {"--prices": "none.json", "--holdout": "--holdout"}[options[0]] in result.stderr
     assert not any(tmp_path.iterdir())
 
 

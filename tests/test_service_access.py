@@ -15,13 +15,16 @@ import pytest
 from fastapi.routing import APIRoute
 
 from copersona.service.asking import router as asking
+from copersona.service.chat import router as chat
 from copersona.service.guard import OPEN_PATHS
 from copersona.service.histories import router as histories
+from copersona.service.spending import router as spending
 from service_people import ANA, BANK, BO, SECRETS, SHOP, STRANGER, Served, served, stocked
 
 Send = Callable[[httpx2.Client, str], httpx2.Response]
 
 TEXT = "kitchen tool: kettle"
+ANEW = ("trace_id", "state", "id", "created")
 
 
 def path_of(user: str) -> str:
@@ -43,16 +46,25 @@ ABOUT_A_USER: dict[tuple[str, str], Send] = {
         "/v1/interactions", json={"interactions": [{"user": user, "response": "Aha."}]}
     ),
     ("POST", "/context"): lambda c, user: c.post("/v1/context", json={"user": user, "text": TEXT}),
+    ("POST", "/chat/completions"): lambda c, user: c.post(
+        "/v1/chat/completions",
+        json={"user": user, "messages": [{"role": "user", "content": TEXT}]},
+    ),
     ("POST", "/vote"): lambda c, user: c.post("/v1/vote", json={"user": user, "text": TEXT}),
     ("DELETE", "/users/{user}"): lambda c, user: c.delete(path_of(user)),
 }
 ABOUT_A_TRACE: dict[tuple[str, str], Send] = {
     ("GET", "/explain/{trace_id}"): lambda c, trace: c.get(f"/v1/explain/{quote(trace, safe='')}"),
 }
-EVERY = {**ABOUT_A_USER, **ABOUT_A_TRACE}
+ABOUT_THE_ASKER: dict[tuple[str, str], Send] = {
+    ("GET", "/models"): lambda c, _: c.get("/v1/models"),
+    ("GET", "/usage"): lambda c, _: c.get("/v1/usage"),
+}
+EVERY = {**ABOUT_A_USER, **ABOUT_A_TRACE, **ABOUT_THE_ASKER}
 SCOPE_OF = {
     ("GET", "/users/{user}/export"): "admin",
     ("DELETE", "/users/{user}"): "admin",
+    ("GET", "/usage"): "admin",
     ("PATCH", "/users/{user}/consent"): "write",
     ("POST", "/users/{user}/instructions"): "write",
     ("POST", "/interactions"): "write",
@@ -75,7 +87,7 @@ def body_of(answer: httpx2.Response, *names: str) -> Any:
         text = text.replace(quote(name, safe=""), "NAME").replace(json.dumps(name), '"NAME"')
     found = json.loads(text) if text else None
     if isinstance(found, dict):
-        found = {key: value for key, value in found.items() if key not in ("trace_id", "state")}
+        found = {key: value for key, value in found.items() if key not in ANEW}
         for outcome in found.get("outcomes", []):
             outcome["id"] = bool(outcome["id"])
     return answer.status_code, found
@@ -92,7 +104,7 @@ def trace_of(service: Served, user: str, *, namespace: str = SHOP) -> str:
 
 
 def test_no_route_is_left_out_of_this_walk(service: Served) -> None:
-    routes = [*histories.routes, *asking.routes]
+    routes = [*histories.routes, *asking.routes, *chat.routes, *spending.routes]
     there = {
         (method, route.path)
         for route in routes

@@ -34,6 +34,7 @@ class UserExport:
 
     Attributes:
         traces: what was kept of the user's requests, by trace id.
+        usage: what their chats took, by key, model and day.
     """
 
     user: str
@@ -41,6 +42,7 @@ class UserExport:
     instructions: tuple[str, ...]
     interactions: tuple[Interaction, ...]
     traces: Mapping[str, Mapping[str, Any]]
+    usage: tuple[Mapping[str, Any], ...] = ()
 
 
 def export_namespace(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,11 @@ class Histories:
     def export_user(self, user: str) -> UserExport:
         """Everything that is stored of one user; nothing at all of a user nobody knows."""
         store, namespace = self.store, self.namespace
+        usage = tuple(asdict(row) for row in store.usage.of_user(namespace, user))
         return UserExport(
             user, store.consent(namespace, user), store.instructions(namespace, user),
             tuple(store.history(namespace, user)), store.traces(namespace, user),
+            usage,
         )  # fmt: skip
 
     def export(self, directory: Path) -> Path:

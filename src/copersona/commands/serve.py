@@ -7,7 +7,8 @@ request is answered is the business of `service`.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,9 +22,23 @@ if TYPE_CHECKING:
 
     from copersona.pipeline import CoPersona
     from copersona.service.keys import Keys
+    from copersona.service.upstream import Upstream
 
 Host = Annotated[str, typer.Option(help="Address to listen at.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0: a free one.")]
+Capture = Annotated[
+    bool, typer.Option("--capture", help="Keep what users say in chats, as their own words.")
+]
+Holdout = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of chats to answer unpersonalised, to compare.")
+]
+HoldoutBy = Annotated[
+    Literal["user", "request"], typer.Option(help="What is drawn for the holdout.")
+]
+Prices = Annotated[
+    Path | None,
+    typer.Option(help='JSON file: {MODEL: {"input": …, "output": …}}, for a million tokens.'),
+]
 Scopes = Annotated[
     list[str] | None,
     typer.Option("--scope", help="read, write or admin; may be repeated."),
@@ -38,13 +53,22 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 keys_app = typer.Typer(help="Keys of the service.", no_args_is_help=True)
 
 
-def serve(ctx: typer.Context, host: Host = "127.0.0.1", port: Port = 8080) -> None:
-    """Serve the verbs over HTTP.
+def serve(
+    ctx: typer.Context,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    capture: Capture = False,
+    holdout: Holdout = 0.0,
+    holdout_by: HoldoutBy = "user",
+    prices: Prices = None,
+) -> None:
+    """Serve the verbs over HTTP, and chats for any OpenAI client.
 
-    Every request needs a key; the first start prints one.
+    Every request needs a key; the first start prints one. Chats go to the language model of --llm.
     """
     try:
         from copersona.service.app import build_app  # noqa: PLC0415  `--help` must be quick
+        from copersona.service.gateway import Gateway, read_prices  # noqa: PLC0415  the same
         from copersona.service.server import listen, run  # noqa: PLC0415  the same
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "starlette", "uvicorn"):
@@ -54,10 +78,25 @@ def serve(ctx: typer.Context, host: Host = "127.0.0.1", port: Port = 8080) -> No
     from copersona.service.keys import Keys  # noqa: PLC0415  the same
 
     session = session_of(ctx)
+    table = {} if prices is None else read_prices(prices)
     with listen(host, port) as listening, session.open(create=True) as engine:
         keys = Keys(engine.store.keys)
         announce(keys, engine.namespace, host, listening)
-        run(build_app(partial(opened, session), keys), listening)
+        gateway = Gateway(_upstream(session, engine), capture, holdout, holdout_by, table)
+        run(build_app(partial(opened, session), keys, gateway), listening)
+
+
+def _upstream(session: Session, engine: CoPersona) -> Upstream:
+    """The language model that is configured, as chats are sent to it."""
+    from copersona.language.generation import endpoint_named  # noqa: PLC0415  as above
+    from copersona.service.local_upstream import LocalUpstream  # noqa: PLC0415
+    from copersona.service.upstream import RemoteUpstream  # noqa: PLC0415
+
+    named = endpoint_named(session.settings.llm or "")
+    if named is None:
+        return LocalUpstream(engine.language_model)
+    model, base_url = named
+    return RemoteUpstream(base_url, model, session.settings.api_key)
 
 
 def announce(keys: Keys, namespace: str, host: str, listening: socket, path: str = "") -> None:

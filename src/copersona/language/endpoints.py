@@ -60,12 +60,12 @@ class Endpoint:
     ) -> None:
         if timeout_s <= 0 or retries < 0:
             raise ConfigError(f"timeout_s is {timeout_s}, retries is {retries}: too little")
-        self._base = _checked_url(base_url)
+        self._base = checked_url(base_url)
         self._stream_limit_s = stream_limit_s
         self._timeout_s, self._retries, self._backoff_s = timeout_s, retries, backoff_s
         headers = {"content-type": "application/json"}
         if api_key:
-            headers["authorization"] = f"Bearer {_checked_key(api_key)}"
+            headers["authorization"] = f"Bearer {checked_key(api_key)}"
         timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_LIMIT_S))
         self._client = httpx2.Client(headers=headers, timeout=timeout)
 
@@ -183,7 +183,12 @@ class Endpoint:
         return BackendError(f"the connection to {self.host} failed: {type(error).__name__}")
 
 
-def _checked_url(base_url: str) -> httpx2.URL:
+def checked_url(base_url: str) -> httpx2.URL:
+    """Return the URL of an endpoint.
+
+    Raises:
+        ConfigError: it is none.
+    """
     # The URL is not repeated, nor what the parser said of it, since it may hold a password.
     try:
         url = httpx2.URL(base_url)
@@ -194,8 +199,12 @@ def _checked_url(base_url: str) -> httpx2.URL:
     return url
 
 
-def _checked_key(api_key: str) -> str:
-    """Return the key without the line feed that files end in."""
+def checked_key(api_key: str) -> str:
+    """Return the key without the line feed that files end in.
+
+    Raises:
+        ConfigError: it is empty, or no header can hold it.
+    """
     key = api_key.strip()
     if not re.fullmatch(r"[!-~]+", key):
         raise ConfigError("the key is empty, or holds a character that no HTTP header can")

@@ -445,10 +445,16 @@ def open_generator(
         return EchoGenerator()
     if kind == "local" and rest:
         return LocalGenerator(rest, models_folder=models_folder)
-    if kind == "openai" and (match := re.fullmatch(r"(.+?)@(https?://.+)", rest)):
-        return OpenAIGenerator(match[2], match[1], api_key)
+    if named := endpoint_named(spec):
+        return OpenAIGenerator(named[1], named[0], api_key)
     known = "openai:MODEL@URL, local:NAME, echo"
     raise ConfigError(f"no language model is called {spec!r}; known: {known}")
+
+
+def endpoint_named(spec: str) -> tuple[str, str] | None:
+    """Return the model and the base URL of `openai:MODEL@URL`, None for any other spec."""
+    match = re.fullmatch(r"openai:(.+?)@(https?://.+)", spec)
+    return (match[1], match[2]) if match else None
 
 
 def _checked_device(device: str, *, has_cuda: bool) -> str:

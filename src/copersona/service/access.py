@@ -38,6 +38,30 @@ class Access:
         """Whether the key is a token, and not for the whole namespace."""
         return self._caller.mark is not None
 
+    @property
+    def key_id(self) -> str:
+        """The public id of the key."""
+        return self._caller.key_id
+
+    @property
+    def mark(self) -> bytes | None:
+        """Of the only user a token is for; None of any other key."""
+        return self._caller.mark
+
+    @property
+    def own_user(self) -> str | None:
+        """Whom a token is for, as far as anything is kept of them."""
+        mark = self._caller.mark
+        return None if mark is None else self._keys.user_of(mark)
+
+    def has(self, scope: Scope) -> bool:
+        """Whether the key has a scope."""
+        return self._caller.has(scope)
+
+    def mark_of(self, user: str) -> bytes:
+        """What stands for a user of the caller's namespace."""
+        return self._keys.mark(self._caller.namespace, user)
+
     def to(
         self, users: Collection[str], action: str, needs: Scope, *, by_self: Scope | None = None
     ) -> CoPersona:

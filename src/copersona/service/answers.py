@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from copersona.records import Lend, Status
 
@@ -146,6 +146,43 @@ class InteractionAnswer(Answer):
     """As given."""
 
 
+class UsageAnswer(Answer):
+    """What chats took with one key, of one user, with one model, on one day."""
+
+    key_id: str
+    """The public id of the key."""
+    user: str = Field("", validation_alias="mark", examples=["9d0c2be27b1f8a44"])
+    """The user's mark, as the audit log has it; empty where none is kept."""
+    model: str
+    """As it was asked for."""
+    day: str
+    """In UTC, as `2026-05-31`."""
+    requests: int
+    """How many were answered."""
+    estimated: int
+    """Of how many of them the tokens are estimated, since the model did not say."""
+    prompt_tokens: int
+    """All that was sent."""
+    completion_tokens: int
+    """All that was answered."""
+    added_tokens: int
+    """What of the prompts personalisation added."""
+    cost: float | None = None
+    """In the currency of the price table; null where the model has no price."""
+
+    @field_validator("user", mode="before")
+    @classmethod
+    def _shortened(cls, mark: bytes | None) -> str:
+        return mark.hex()[:16] if mark else ""
+
+
+class UsagesAnswer(Answer):
+    """What chats took."""
+
+    usage: list[UsageAnswer]
+    """Oldest day first."""
+
+
 class ExportAnswer(Answer):
     """Everything that is stored of one user."""
 
@@ -159,6 +196,8 @@ class ExportAnswer(Answer):
     """Their history in time order."""
     traces: dict[str, dict[str, Any]]
     """What was kept of their requests, by trace id."""
+    usage: list[UsageAnswer]
+    """What their chats took."""
 
 
 class ReceiptAnswer(Answer):

@@ -14,10 +14,11 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 
 from copersona.pipeline import CoPersona
-from copersona.service import asking, histories
+from copersona.service import asking, chat, histories, spending
 from copersona.service.access import Access
 from copersona.service.answers import Health
 from copersona.service.engines import Engines
+from copersona.service.gateway import Gateway
 from copersona.service.guard import Guard
 from copersona.service.keys import Keys
 from copersona.service.problems import MEDIA_TYPE, Problem, handle_problems
@@ -32,7 +33,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         409: "nothing is fitted yet",
         413: "the body is too large",
         422: "something is wrong in the request",
+        502: "the language model, or an encoder, failed",
         503: "the store, or the fitted state, cannot be read",
+        504: "the language model did not answer in time",
     }.items()
 }
 
@@ -51,18 +54,24 @@ class Service(FastAPI):
         return super().openapi()
 
 
-def build_app(engine_of: Callable[[str], CoPersona], keys: Keys) -> FastAPI:
+def build_app(
+    engine_of: Callable[[str], CoPersona], keys: Keys, gateway: Gateway | None = None
+) -> FastAPI:
     """The service over the front doors of any number of namespaces.
 
     Args:
         engine_of: opens the front door of a namespace; called once for each, and closed at the end.
         keys: who may ask; not closed.
+        gateway: how chats are let through; where None, no language model answers them.
     """
     engines = Engines(engine_of)
+    upstream = gateway.upstream if gateway else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if upstream is not None:
+            await upstream.close()
         engines.close()
 
     def access_of(key: str) -> Access | None:
@@ -74,6 +83,7 @@ def build_app(engine_of: Callable[[str], CoPersona], keys: Keys) -> FastAPI:
         description="Personalise any LLM from a user's first interactions.",
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
+    app.state.gateway = gateway or Gateway()
     app.add_middleware(Guard, access_of=access_of)
     handle_problems(app)
     # Says in the document that a key is needed; whether it fits, the guard has seen.
@@ -81,6 +91,8 @@ def build_app(engine_of: Callable[[str], CoPersona], keys: Keys) -> FastAPI:
     v1 = APIRouter(prefix="/v1", responses=_PROBLEMS, dependencies=[Depends(bearer)])
     v1.include_router(histories.router)
     v1.include_router(asking.router)
+    v1.include_router(chat.router)
+    v1.include_router(spending.router)
     app.include_router(v1)
     app.include_router(_health(keys))
     return app

@@ -123,6 +123,10 @@ class Keys:
         """What stands for a user where the name must not: in tokens and in the audit log."""
         return self._ring.mark(namespace, user)
 
+    def user_of(self, mark: bytes) -> str | None:
+        """Whom a mark stands for; None where nothing is kept of them."""
+        return self._ring.user_of(mark)
+
 
 def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -12,12 +12,18 @@ from fastapi import Depends, Path, Request
 
 from copersona.errors import DataError
 from copersona.service.access import Access
+from copersona.service.gateway import Gateway
 from copersona.service.requests import checked_user
 
 
 async def _access(request: Request) -> Access:
     access: Access = request.state.access  # noted by the guard, without which nothing is reached
     return access
+
+
+async def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
 async def _user(
@@ -40,5 +46,6 @@ def _read(sent: str, field: str) -> str:
 
 
 Asker = Annotated[Access, Depends(_access)]
+TheGateway = Annotated[Gateway, Depends(_gateway)]
 PathUser = Annotated[str, Depends(_user)]
 PathTrace = Annotated[str, Depends(_trace)]

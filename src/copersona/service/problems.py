@@ -48,7 +48,8 @@ _TABLE: tuple[tuple[type[CoPersonaError], str, int, str], ...] = (
     (CoPersonaError, "failed", 500, "see the log of the server"),
 )
 _KINDS = {400: "broken-request", 401: "no-key", 403: "not-allowed", 404: "unknown",
-          405: "wrong-method", 413: "too-large", 422: "wrong-data", 500: "bug"}  # fmt: skip
+          405: "wrong-method", 413: "too-large", 422: "wrong-data", 500: "bug",
+          502: "model-failed", 504: "model-late"}  # fmt: skip
 
 
 class FieldProblem(BaseModel):

@@ -39,16 +39,30 @@ def checked_user(user: str) -> str:
     return check(Interaction(user=user, response="-")).user
 
 
-def _checked_text(text: str) -> str:
+def is_user(name: str) -> bool:
+    """Whether a user can be called that."""
+    try:
+        checked_user(name)
+    except DataError:
+        return False
+    return True
+
+
+def checked_text(text: str) -> str:
+    """The text, if it is one that can be asked about.
+
+    Raises:
+        DataError: it is none.
+    """
     return check(Interaction(user="-", response=text)).response
 
 
 def _checked_instruction(text: str) -> str:
-    return _checked_text(text) if text else text
+    return checked_text(text) if text else text
 
 
 User = Annotated[str, AfterValidator(checked_user), Field(examples=["ana"])]
-Text = Annotated[str, AfterValidator(_checked_text)]
+Text = Annotated[str, AfterValidator(checked_text)]
 
 
 class Body(BaseModel):

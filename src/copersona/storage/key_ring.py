@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from copersona.errors import DataError
 from copersona.storage.database import Database
-from copersona.storage.schema import api_keys, namespaces, tombstones
+from copersona.storage.schema import api_keys, namespaces, tombstones, users
 from copersona.storage.user_registry import FORGOTTEN, UserRegistry
 
 _FIELDS = (
@@ -56,6 +56,11 @@ class KeyRing:
     def mark(self, namespace: str, user: str) -> bytes:
         """What stands for a user in a token; says nothing without the database."""
         return self._registry.mark(namespace, user)
+
+    def user_of(self, mark: bytes) -> str | None:
+        """Whom a mark stands for; None where nothing is kept of them."""
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(users.c.name).where(users.c.mark == mark))
 
     def add(self, key: KeptKey) -> None:
         """Keep a key.

@@ -167,6 +167,25 @@ api_keys = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
+# What chats through the gateway took: one row for each key, user, model and day. Without a user
+# where none was named, or where nothing of them may be kept.
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("namespace_id", "namespaces.id"),
+    sa.Column("user_id", _Key, sa.ForeignKey("users.id", ondelete="CASCADE"), index=True),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("day", sa.Text, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("estimated", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("added_tokens", sa.BigInteger, nullable=False),
+    sa.Index(None, "namespace_id", "day"),
+)
+
 # Everything of an `Interaction` but its user, in the order `interaction_of` reads.
 INTERACTION_FIELDS = (
     interactions.c.id,

@@ -41,6 +41,7 @@ from copersona.storage.schema import (
     user_states,
     users,
 )
+from copersona.storage.usage_log import UsageLog
 from copersona.storage.user_registry import UserRegistry, touch
 
 __all__ = ["ForgetCounts", "Remembered", "Store", "content_hash"]
@@ -78,6 +79,7 @@ class Store:
         self.default_consent = default_consent
         self._registry = UserRegistry(database, default_consent)
         self.keys = KeyRing(database, self._registry)
+        self.usage = UsageLog(database, self._registry)
         self.url = database.url
         self.dialect = database.dialect
 
