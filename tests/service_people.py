@@ -16,6 +16,7 @@ import copersona
 from copersona import CoPersona, Interaction
 from copersona.service.app import build_app
 from copersona.service.keys import Keys
+from copersona.service.operation import Operation
 from copersona.service.server import listen, server_of
 
 SHOP, BANK = "shop", "bank"
@@ -77,11 +78,16 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
-    """The service over a folder, on a free port of this machine, in a thread."""
+def served(folder: Path, **operation: Any) -> Iterator[Served]:
+    """The service over a folder, on a free port of this machine, in a thread.
+
+    Args:
+        operation: how it is run; wrong keys are not limited unless asked.
+    """
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
-        server = server_of(build_app(partial(opened, folder), keys))
+        run = Operation(engine.store, **{"failures_per_minute": 0, **operation})
+        server = server_of(build_app(partial(opened, folder), keys, run))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -360,6 +360,7 @@ for _verb in decisions.VERBS:
     app.command()(_verb)
 
 app.command()(serve.serve)
+app.command()(serve.audit)
 app.add_typer(serve.keys_app, name="keys")
 
 

@@ -13,11 +13,17 @@ from fastapi import Depends, Path, Request
 from copersona.errors import DataError
 from copersona.service.access import Access
 from copersona.service.requests import checked_user
+from copersona.service.watch import Notes
 
 
 async def _access(request: Request) -> Access:
     access: Access = request.state.access  # noted by the guard, without which nothing is reached
     return access
+
+
+async def _notes(request: Request) -> Notes:
+    notes: Notes = request.state.notes
+    return notes
 
 
 async def _user(
@@ -40,5 +46,6 @@ def _read(sent: str, field: str) -> str:
 
 
 Asker = Annotated[Access, Depends(_access)]
+Noting = Annotated[Notes, Depends(_notes)]
 PathUser = Annotated[str, Depends(_user)]
 PathTrace = Annotated[str, Depends(_trace)]

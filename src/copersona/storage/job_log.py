@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from copersona.errors import UnknownUserError
 from copersona.storage.database import Database, Scope
-from copersona.storage.schema import dump_json, jobs, namespaces
+from copersona.storage.schema import dump_json, jobs, namespaces, user_states, users
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
@@ -103,6 +103,13 @@ class JobLog:
         with self._database.viewing(namespace) as scope:
             found = {state: n for state, n in scope.connection.execute(query.where(_of(scope)))}
         return {state: found.get(state, 0) for state in JOB_STATES}
+
+    def n_changed_users(self, namespace: str, since: int) -> int:
+        """How many users changed after a revision: what makes a job necessary."""
+        query = sa.select(sa.func.count()).select_from(user_states.join(users))
+        with self._database.viewing(namespace) as scope:
+            query = query.where(users.c.namespace_id == scope.id, user_states.c.revision > since)
+            return scope.connection.scalar(query) or 0
 
     def cancel(self, namespace: str, job_id: str) -> Job:
         """Let a job be done by nobody; one that has ended stays as it is.
