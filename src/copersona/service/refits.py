@@ -30,9 +30,10 @@ class Refits:
 
     def check(self) -> None:
         """Make a job for every namespace that needs one, where it is time to look."""
-        if self._share and time.monotonic() >= self._looks_at:
+        opened = self._engines.opened()
+        if self._share and opened and time.monotonic() >= self._looks_at:
             self._looks_at = time.monotonic() + LOOK_S
-            for engine in self._engines.opened():
+            for engine in opened:
                 if is_due(engine, self._share):
                     engine.store.jobs.add_if_idle(engine.namespace, "fit")
 
