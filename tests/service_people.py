@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -95,6 +96,15 @@ def served(folder: Path, **operation: Any) -> Iterator[Served]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """What is seen once it is not false; an error where it stays so for very long."""
+    deadline = time.monotonic() + 120
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came to this"
+        time.sleep(0.05)
+    return found
 
 
 def check_problem(answer: httpx2.Response, status: int) -> dict[str, Any]:

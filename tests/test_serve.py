@@ -22,11 +22,11 @@ from copersona.service.server import listen
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+def started(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """The process, its address, and what it said before."""
     environment = {name: value for name, value in os.environ.items() if "COPERSONA" not in name}
     command = [sys.executable, "-m", "copersona", "--store", str(folder / "s.db"), "--encoder",
-               "hashing", "serve", "--port", "0"]  # fmt: skip
+               "hashing", "serve", "--port", "0", *options]  # fmt: skip
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:  # fmt: skip
@@ -60,6 +60,16 @@ def test_the_first_start_prints_a_key_that_opens_and_the_next_one_none(tmp_path:
             line = json.loads(process.stderr.readline())
             assert (line["action"], line["namespace"]) == ("context", "default")
             assert process.stderr.read() == ""
+
+
+def test_requests_are_logged_as_json_where_that_is_asked(tmp_path: Path) -> None:
+    options = ("--log-format", "json", "--log-level", "info", "--rate", "60",
+               "--otel", "http://127.0.0.1:9/v1/traces")  # fmt: skip
+    with started(tmp_path, *options) as (process, url, _):
+        assert httpx2.get(f"{url}/v1/users/ana").status_code == 401
+        assert process.stderr
+        line = json.loads(process.stderr.readline())
+        assert (line["logger"], line["status"], line["route"]) == ("copersona.requests", 401, "")
 
 
 def test_small_answers_do_not_wait_for_the_network() -> None:

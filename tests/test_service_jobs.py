@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,7 @@ from copersona.service.jobs import Runner
 from copersona.service.refits import Refits, is_due
 from copersona.storage.job_log import LOST
 from copersona.storage.store import Store
-from service_people import ANA, SHOP, check_problem, opened, served, stocked
+from service_people import ANA, SHOP, check_problem, opened, served, stocked, until
 
 HERE = Path(__file__).parent
 
@@ -69,15 +68,6 @@ def start(folder: Path) -> Iterator[Callable[[], Running]]:
             return running
 
         yield started
-
-
-def until(look: Callable[[], Any]) -> Any:
-    """What is seen once it is not false; an error where it stays so for very long."""
-    deadline = time.monotonic() + 120
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never came to this"
-        time.sleep(0.05)
-    return found
 
 
 def waits_for_the_file(running: Running, job_id: str) -> Callable[[], bool]:

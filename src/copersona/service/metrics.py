@@ -18,8 +18,6 @@ from copersona.errors import NotFittedError
 from copersona.pipeline import CoPersona
 from copersona.records import Status
 
-_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-
 
 class Metrics:
     """The counters of one application."""
@@ -46,7 +44,6 @@ class Metrics:
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request; `route` is the template, empty where there is none."""
-        method = method if method in _METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route, method).observe(seconds)
 

@@ -20,6 +20,8 @@ from copersona.service.access import Access
 from copersona.service.metrics import Metrics
 from copersona.service.tracing import Tracing
 
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
 _log = logging.getLogger("copersona.requests")
 
 
@@ -77,17 +79,18 @@ class Watch:
             try:
                 await self._app(scope, receive, sending)
             finally:
-                seconds, route = time.perf_counter() - start, _template(scope)
-                self._metrics.answered(route, scope["method"], status, seconds)
-                fields = _fields(scope, route, status, notes.trace_id)
+                seconds = time.perf_counter() - start
+                fields = _fields(scope, status, notes.trace_id)
+                self._metrics.answered(fields["route"], fields["method"], status, seconds)
                 for name, value in fields.items():
                     note(f"copersona.{name}", value)
                 _write(fields, seconds)
 
 
-def _fields(scope: Scope, route: str, status: int, trace_id: str) -> dict[str, Any]:
+def _fields(scope: Scope, status: int, trace_id: str) -> dict[str, Any]:
     access: Access | None = scope["state"].get("access")
-    return {"method": scope["method"], "route": route, "status": status,
+    method = scope["method"] if scope["method"] in _METHODS else "other"  # it may be any word
+    return {"method": method, "route": _template(scope), "status": status,
             "key": access.key_id if access else "", "trace_id": trace_id}  # fmt: skip
 
 
