@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from copersona.service.app import build_app
 from copersona.service.gateway import Gateway
 from copersona.service.keys import Keys
 from copersona.service.local_upstream import LocalUpstream
+from copersona.service.operation import Operation
 from copersona.service.server import listen, server_of
 
 SHOP, BANK = "shop", "bank"
@@ -80,12 +82,17 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, gateway: Gateway | None = None) -> Iterator[Served]:
-    """The service over a folder, on a free port of this machine, in a thread; chats are echoed."""
+def served(folder: Path, gateway: Gateway | None = None, **operation: Any) -> Iterator[Served]:
+    """The service over a folder, on a free port of this machine, in a thread; chats are echoed.
+
+    Args:
+        operation: how it is run; wrong keys are not limited unless asked.
+    """
     gateway = gateway or Gateway(LocalUpstream(EchoGenerator))
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
-        server = server_of(build_app(partial(opened, folder), keys, gateway))
+        run = Operation(engine.store, **{"failures_per_minute": 0, **operation})
+        server = server_of(build_app(partial(opened, folder), keys, run, gateway))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -93,6 +100,15 @@ def served(folder: Path, gateway: Gateway | None = None) -> Iterator[Served]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """What is seen once it is not false; an error where it stays so for very long."""
+    deadline = time.monotonic() + 120
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came to this"
+        time.sleep(0.05)
+    return found
 
 
 def check_problem(answer: httpx2.Response, status: int) -> dict[str, Any]:

@@ -28,10 +28,13 @@ BLANKET = {
     "service/guard.py": {"__call__"},
     "service/preparing.py": {"going_on"},
     "service/tools.py": {"run"},
+    "service/jobs.py": {"_run"},
+    "service/job_process.py": {"do"},
     "integrations/litellm.py": {"async_pre_call_hook"},
 }
 """Where any exception may be swallowed: the last handlers of the command line, of the service by
-either protocol, and of a call or chat that must not be lost."""
+either protocol, of the thread and the process in which it has jobs done, and of a call or chat that
+must not be lost."""
 TORCH = {"language/encoders.py", "language/generation.py", "language/models.py"}
 """Modules outside the two trained families that may load torch; by name, which import-linter
 cannot see."""

@@ -141,7 +141,8 @@ def test_a_store_of_the_first_version_is_brought_up_to_this_one(tmp_path: Path) 
         store.add("n", [said("ana", "kept")])
         mark = store.keys.mark("n", "ana")
     with sqlite3.connect(path) as connection:  # as the first step left it
-        connection.execute("drop table api_keys")
+        for table in ("api_keys", "jobs", "audit_marks", "audit_lines"):
+            connection.execute(f"drop table {table}")
         connection.execute(f"update {migrations.VERSION_TABLE} set version_num = '0001'")
     connection.close()
     with Store.open(path) as store:

@@ -26,6 +26,7 @@ from copersona.errors import StoreError
 from copersona.service.guard import MAX_BODY_BYTES
 from copersona.service.keys import Keys
 from copersona.service.mcp import PATH, build_local_server, build_mcp_app
+from copersona.service.operation import Operation
 from copersona.service.server import listen, server_of
 from copersona.service.tools import VERBS
 from service_people import ANA, BANK, BO, SECRETS, SHOP, STRANGER, Served, opened, stocked
@@ -299,7 +300,9 @@ def test_over_http_it_is_for_nobody_in_particular(tmp_path: Path) -> None:
 def over_http(folder: Path) -> Iterator[Served]:
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
-        server = server_of(build_mcp_app(partial(opened, folder), keys, "127.0.0.1"))
+        server = server_of(
+            build_mcp_app(partial(opened, folder), keys, Operation(engine.store), "127.0.0.1")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

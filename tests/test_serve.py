@@ -82,6 +82,16 @@ def test_chats_go_to_the_model_that_is_configured(tmp_path: Path) -> None:
         assert (row["response"], row["source"]) == ("Trams are late.", "gateway")
 
 
+def test_requests_are_logged_as_json_where_that_is_asked(tmp_path: Path) -> None:
+    options = ("--log-format", "json", "--log-level", "info", "--rate", "60",
+               "--otel", "http://127.0.0.1:9/v1/traces")  # fmt: skip
+    with started(tmp_path, "echo", *options) as (process, url, _):
+        assert httpx2.get(f"{url}/v1/users/ana").status_code == 401
+        assert process.stderr
+        line = json.loads(process.stderr.readline())
+        assert (line["logger"], line["status"], line["route"]) == ("copersona.requests", 401, "")
+
+
 def test_small_answers_do_not_wait_for_the_network() -> None:
     with listen("127.0.0.1", 0) as listening:
         with socket.create_connection(listening.getsockname()):

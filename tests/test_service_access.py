@@ -18,8 +18,21 @@ from copersona.service.asking import router as asking
 from copersona.service.chat import router as chat
 from copersona.service.guard import OPEN_PATHS
 from copersona.service.histories import router as histories
+from copersona.service.operating import metrics_router
+from copersona.service.operating import router as operating
 from copersona.service.spending import router as spending
-from service_people import ANA, BANK, BO, SECRETS, SHOP, STRANGER, Served, served, stocked
+from service_people import (
+    ANA,
+    BANK,
+    BO,
+    SECRETS,
+    SHOP,
+    STRANGER,
+    Served,
+    check_problem,
+    served,
+    stocked,
+)  # fmt: skip
 
 Send = Callable[[httpx2.Client, str], httpx2.Response]
 
@@ -60,7 +73,18 @@ ABOUT_THE_ASKER: dict[tuple[str, str], Send] = {
     ("GET", "/models"): lambda c, _: c.get("/v1/models"),
     ("GET", "/usage"): lambda c, _: c.get("/v1/usage"),
 }
-EVERY = {**ABOUT_A_USER, **ABOUT_A_TRACE, **ABOUT_THE_ASKER}
+ABOUT_A_JOB: dict[tuple[str, str], Send] = {
+    ("GET", "/jobs/{job_id}"): lambda c, job: c.get(f"/v1/jobs/{quote(job, safe='')}"),
+    ("DELETE", "/jobs/{job_id}"): lambda c, job: c.delete(f"/v1/jobs/{quote(job, safe='')}"),
+}
+ABOUT_ALL: dict[tuple[str, str], Send] = {
+    ("POST", "/jobs"): lambda c, _: c.post("/v1/jobs", json={"kind": "fit"}),
+    ("GET", "/jobs"): lambda c, _: c.get("/v1/jobs"),
+    ("GET", "/audit"): lambda c, user: c.get("/v1/audit", params={"user": user}),
+    ("GET", "/metrics"): lambda c, _: c.get("/metrics"),
+}
+OPERATING = {**ABOUT_A_JOB, **ABOUT_ALL}
+EVERY = {**ABOUT_A_USER, **ABOUT_A_TRACE, **ABOUT_THE_ASKER, **OPERATING}
 SCOPE_OF = {
     ("GET", "/users/{user}/export"): "admin",
     ("DELETE", "/users/{user}"): "admin",
@@ -68,6 +92,7 @@ SCOPE_OF = {
     ("PATCH", "/users/{user}/consent"): "write",
     ("POST", "/users/{user}/instructions"): "write",
     ("POST", "/interactions"): "write",
+    **dict.fromkeys(OPERATING, "admin"),
 }
 
 named = pytest.mark.parametrize("route", list(EVERY), ids=" ".join)
@@ -103,8 +128,16 @@ def trace_of(service: Served, user: str, *, namespace: str = SHOP) -> str:
     return str(found.json()["trace_id"])
 
 
+def job_of(service: Served, *, namespace: str = SHOP) -> str:
+    with service.client(service.key("admin", namespace=namespace)) as client:
+        return str(client.post("/v1/jobs", json={"kind": "fit"}).json()["id"])
+
+
 def test_no_route_is_left_out_of_this_walk(service: Served) -> None:
-    routes = [*histories.routes, *asking.routes, *chat.routes, *spending.routes]
+    routes = [
+        *histories.routes, *asking.routes, *chat.routes, *spending.routes, *operating.routes,
+        *metrics_router.routes,
+    ]  # fmt: skip
     there = {
         (method, route.path)
         for route in routes
@@ -183,6 +216,48 @@ def test_one_foreign_row_refuses_the_whole_batch_of_a_token(service: Served) -> 
         assert token.get(f"{path_of(BO)}/export").json()["interactions"] == before
 
 
+@pytest.mark.parametrize("route", list(OPERATING), ids=" ".join)
+def test_the_service_is_not_run_by_tokens(service: Served, route: tuple[str, str]) -> None:
+    name = job_of(service) if route in ABOUT_A_JOB else BO
+    with service.client(service.key("read", "write", user=BO)) as token:
+        check_problem(OPERATING[route](token, name), 403)
+
+
+def test_jobs_and_audit_lines_of_another_namespace_are_not_there(service: Served) -> None:
+    shops, secret = job_of(service), "only of the shop"
+    with service.client(service.key("admin")) as shop:
+        assert shop.get(path_of(secret)).status_code == 200
+        assert len(OPERATING["GET", "/audit"](shop, secret).json()["lines"]) >= 1
+    with service.client(service.key("admin", namespace=BANK)) as bank:
+        for route, send in ABOUT_A_JOB.items():
+            foreign, unknown = send(bank, shops), send(bank, "0" * 16)
+            assert foreign.status_code == 404
+            assert body_of(foreign, shops) == body_of(unknown, "0" * 16), route
+        assert shops not in bank.get("/v1/jobs").text
+        lines = OPERATING["GET", "/audit"](bank, secret).json()["lines"]
+        assert {line["action"] for line in lines} == {"audit"}  # its own question
+        assert f'"{SHOP}"' not in bank.get("/metrics").text
+
+
+@named
+def test_every_route_leaves_a_line_that_is_kept(service: Served, route: tuple[str, str]) -> None:
+    name = trace_of(service, ANA) if route in ABOUT_A_TRACE else f"kept {route[0]} {route[1][-9:]}"
+    if route in ABOUT_A_JOB:
+        name = job_of(service)
+    key = service.key("admin")
+    key_id = key.split("_")[1]
+    with service.client(key) as client:
+        EVERY[route](client, name)
+        client.get("/v1/audit")  # as a change would, it takes along what was gathered
+        lines = client.get("/v1/audit").json()["lines"]
+    own = [line for line in lines if line["key_id"] == key_id and line["action"] != "audit"]
+    expected = 0 if route == ("GET", "/audit") else 1
+    assert len(own) == expected
+    if route in ABOUT_A_USER:
+        assert own[0]["marks"] == [service.keys.mark(SHOP, name).hex()[:16]]
+        assert name not in json.dumps(lines)
+
+
 def test_ids_of_others_do_not_show_in_a_tokens_outcomes(service: Served) -> None:
     def row(user: str) -> dict[str, Any]:
         return {"interactions": [{"user": user, "response": "Aha!", "id": "order-1"}]}
@@ -198,6 +273,8 @@ def test_ids_of_others_do_not_show_in_a_tokens_outcomes(service: Served) -> None
 def test_a_key_does_what_its_scopes_say(service: Served, route: tuple[str, str]) -> None:
     needed = SCOPE_OF.get(route, "read")
     name = trace_of(service, ANA) if route in ABOUT_A_TRACE else "user5"
+    if route in ABOUT_A_JOB:
+        name = job_of(service)
     for scope in ("read", "write", "admin"):
         with service.client(service.key(scope)) as client:
             status = EVERY[route](client, name).status_code

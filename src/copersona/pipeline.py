@@ -166,12 +166,14 @@ class CoPersona(Histories):
             DataError: nobody lends anything.
         """
         start, policy, cut = time.perf_counter(), self.policy(), time.time()
+        revision = self.store.revision(self.namespace)  # before the rows: none is missed later
         rows = lent(self.store, self.namespace, policy)
         spec, why = self._backends.encoder_for(2 * len(rows))
         done = fit_rows(
             rows, self._cache(spec), spec, policy, self.config.method, cut, progress
         )  # fmt: skip
-        version, state = self._states.publish(done.state, done.items, done.words), done.state
+        state = replace(done.state, revision=revision)
+        version = self._states.publish(state, done.items, done.words)
         self._states.prune()
         return FitReport(
             version, why, self.store.n_users(self.namespace), len(state.lenders),
@@ -236,6 +238,14 @@ class CoPersona(Histories):
             NotFittedError: nothing was fitted yet.
         """
         return self._required().state
+
+    def state_version(self) -> str:
+        """Version of the fitted state in force.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        return self._required().version
 
     # ---- answers -------------------------------------------------------------------------------
 

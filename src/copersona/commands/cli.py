@@ -364,6 +364,7 @@ for _verb in decisions.VERBS:
 app.command()(serve.serve)
 app.command()(checkup.doctor)
 app.command()(mcp.mcp)
+app.command()(serve.audit)
 app.add_typer(serve.keys_app, name="keys")
 
 

@@ -39,11 +39,13 @@ def mcp(
         message = "the MCP server is not installed; run: pip install 'copersona[mcp]'"
         raise MissingExtraError(message) from error
     from copersona.service.keys import Keys  # noqa: PLC0415  the same
+    from copersona.service.logs import log_to_standard_error  # noqa: PLC0415  the same
+    from copersona.service.operation import Operation  # noqa: PLC0415  the same
 
     session = session_of(ctx)
     if not http:
         with session.open(create=True) as engine:
-            server.log_to_standard_error()
+            log_to_standard_error("text", "warning")
             service.build_local_server(engine, user=user).run("stdio")
         return
     if user is not None:
@@ -51,4 +53,6 @@ def mcp(
     with server.listen(host, port) as listening, session.open(create=True) as engine:
         keys = Keys(engine.store.keys)
         announce(keys, engine.namespace, host, listening, service.PATH)
-        server.run(service.build_mcp_app(partial(opened, session), keys, host), listening)
+        operation = Operation(engine.store)
+        app = service.build_mcp_app(partial(opened, session), keys, operation, host)
+        server.run(app, listening)

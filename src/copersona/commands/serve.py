@@ -1,4 +1,4 @@
-"""The commands `serve` and `keys`: the verbs over HTTP, and who may ask.
+"""The commands `serve`, `keys` and `audit`: the verbs over HTTP, who may ask, and who did.
 
 Each opens the store, makes one call and shows the result, as all commands do; see `cli`. How a
 request is answered is the business of `service`.
@@ -6,6 +6,7 @@ request is answered is the business of `service`.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -48,12 +49,34 @@ ForUser = Annotated[
 ]
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")]
 
+RefitAfter = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Share of changed users that refits."),
+]
+Rate = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Requests a minute of one key; 0: any number.")
+]
+AuditDays = Annotated[
+    int, typer.Option(min=1, max=100_000, metavar="DAYS", help="How long audit lines are kept.")
+]
+Otel = Annotated[
+    str | None,
+    typer.Option(metavar="ENDPOINT", help="Send spans there, as OTLP over HTTP (…/v1/traces)."),
+]
+LogFormat = Annotated[Literal["text", "json"], typer.Option(help="Form of the log.")]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option(help="What is logged; info: every request, by its route."),
+]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Nothing older.")]
+Lines = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Most lines.")]
+
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 keys_app = typer.Typer(help="Keys of the service.", no_args_is_help=True)
 
 
-def serve(
+def serve(  # noqa: PLR0913  one parameter per option
     ctx: typer.Context,
     host: Host = "127.0.0.1",
     port: Port = 8080,
@@ -61,6 +84,12 @@ def serve(
     holdout: Holdout = 0.0,
     holdout_by: HoldoutBy = "user",
     prices: Prices = None,
+    refit_after: RefitAfter = 0.1,
+    rate: Rate = 0,
+    audit_days: AuditDays = 90,
+    otel: Otel = None,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "warning",
 ) -> None:
     """Serve the verbs over HTTP, and chats for any OpenAI client.
 
@@ -71,19 +100,33 @@ def serve(
         from copersona.service.gateway import Gateway, read_prices  # noqa: PLC0415  the same
         from copersona.service.server import listen, run  # noqa: PLC0415  the same
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "uvicorn"):
+        if error.name not in ("fastapi", "prometheus_client", "starlette", "uvicorn"):
             raise
         message = "the service is not installed; run: pip install 'copersona[serve]'"
         raise MissingExtraError(message) from error
     from copersona.service.keys import Keys  # noqa: PLC0415  the same
+    from copersona.service.operation import Operation  # noqa: PLC0415  the same
+    from copersona.service.tracing import provider_to  # noqa: PLC0415  the same
 
     session = session_of(ctx)
     table = {} if prices is None else read_prices(prices)
-    with listen(host, port) as listening, session.open(create=True) as engine:
+    with (
+        ExitStack() as at_end,
+        listen(host, port) as listening,
+        session.open(create=True) as engine,
+    ):
+        tracers = None if otel is None else provider_to(otel)
+        if tracers is not None:
+            at_end.callback(tracers.shutdown)
         keys = Keys(engine.store.keys)
         announce(keys, engine.namespace, host, listening)
+        operation = Operation(
+            engine.store, refit_after=refit_after, requests_per_minute=rate,
+            audit_days=audit_days, tracers=tracers,
+        )  # fmt: skip
         gateway = Gateway(_upstream(session, engine), capture, holdout, holdout_by, table)
-        run(build_app(partial(opened, session), keys, gateway), listening)
+        app = build_app(partial(opened, session), keys, operation, gateway)
+        run(app, listening, log_format, log_level)
 
 
 def _upstream(session: Session, engine: CoPersona) -> Upstream:
@@ -112,6 +155,25 @@ def announce(keys: Keys, namespace: str, host: str, listening: socket, path: str
 def opened(session: Session, namespace: str) -> CoPersona:
     """The front door of a namespace, as the settings of this process have it."""
     return session.open(namespace=namespace)
+
+
+def audit(
+    ctx: typer.Context,
+    user: ForUser = None,
+    since: Since = None,
+    limit: Lines = 1_000,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show who asked or did what over HTTP, newest first.
+
+    Users are named by a mark, also those who were forgotten.
+    """
+    from copersona.interactions import parse_time  # noqa: PLC0415  `--help` must be quick
+
+    start = parse_time(since) or 0.0
+    with session_of(ctx).open() as engine:
+        lines = engine.store.audit.lines(engine.namespace, user=user, since=start, limit=limit)
+    terminal.say_audit(lines, as_json=as_json)
 
 
 @keys_app.command("create")

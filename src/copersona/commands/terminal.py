@@ -31,6 +31,7 @@ from copersona.records import Context, FacetPersona, Persona, RowOutcome, Vote, 
 if TYPE_CHECKING:
     from copersona.language.models import ModelStatus
     from copersona.reports import Answer, FitReport, IngestReport, Receipt, TrainReport
+    from copersona.storage.audit_log import AuditLine
     from copersona.storage.key_ring import KeptKey
 
 Progress = Callable[[str, int, int], None]
@@ -259,6 +260,19 @@ def say_keys(kept: Sequence[KeptKey], *, as_json: bool) -> None:
         for key in kept
     )  # fmt: skip
     say_table(("id", "scopes", "one user", "created"), shown)
+
+
+def say_audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
+    """Print audit lines, in which users are marks."""
+    if as_json:
+        say_json(lines)
+        return
+    shown = (
+        (datetime.fromtimestamp(line.at, UTC).isoformat(" ", "seconds"), line.key_id, line.action,
+         _yes_no(line.is_allowed), " ".join(line.marks))
+        for line in lines
+    )  # fmt: skip
+    say_table(("at", "key", "action", "allowed", "users"), shown)
 
 
 def notice_context(context: Context) -> None:

@@ -79,6 +79,7 @@ class FittedState:
         fitted_ids: hashes of the interactions that entered the fit, ascending.
         cut: time of the fit; nothing newer is in it.
         own_preference: weight of own examples among the retrieved, see `preference`.
+        revision: of what it was fitted on, counted by whoever keeps that; 0 where unknown.
 
     Shapes:
         transfer (n_facets, n_facets + 1) · fitted_ids (n_items,) int64
@@ -98,6 +99,7 @@ class FittedState:
     calibration: Calibration
     fitted_ids: Array
     own_preference: float
+    revision: int = 0
     row_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -349,6 +351,7 @@ def to_arrays(state: FittedState) -> tuple[dict[str, Array], dict[str, Any]]:
         "ridge": model.ridge,
         "min_donors": model.min_donors,
         "own_preference": state.own_preference,
+        "revision": state.revision,
         "is_assumed": [view.is_assumed for view in state.models],
     }
     return {name: _storable(array) for name, array in arrays.items()}, meta
@@ -414,7 +417,7 @@ def _from_arrays(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> Fitted
         MethodConfig.model_validate(meta["config"]), meta["encoder"], meta["cut"],
         tuple(texts["lenders"]), facets, residuals, models, evidence,
         layer_states(evidence, models), graph, arrays["transfer"], calibration,
-        arrays["fitted_ids"], meta["own_preference"],
+        arrays["fitted_ids"], meta["own_preference"], meta.get("revision", 0),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 No handler has a front door until it has named the users it is about. A token that is for another
 user is refused before anything is read, and with the same words whether or not that user exists.
 The audit log names users by their mark, so that no log keeps the name of somebody who was
-forgotten, and holds no text of anybody.
+forgotten, and holds no text of anybody. What changes something is in it before it is done.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from copersona.errors import UnknownUserError
 from copersona.pipeline import CoPersona
 from copersona.service.keys import Caller, Keys, Scope
+from copersona.service.trail import Trail
+from copersona.storage.audit_log import AuditLine, mark_text
 
 NOT_ALLOWED = "this key does not allow that"
 NO_TRACE = "no such trace"
@@ -30,18 +32,26 @@ audit = logging.getLogger("copersona.audit")
 class Access:
     """What one caller may do, for the length of one request."""
 
-    def __init__(self, caller: Caller, keys: Keys, engine_of: Callable[[str], CoPersona]) -> None:
+    def __init__(
+        self, caller: Caller, keys: Keys, engine_of: Callable[[str], CoPersona], trail: Trail
+    ) -> None:
         self._caller, self._keys, self._engine_of = caller, keys, engine_of
+        self._trail = trail
+
+    @property
+    def key_id(self) -> str:
+        """Of the key that was shown."""
+        return self._caller.key_id
+
+    @property
+    def namespace(self) -> str:
+        """Where the key is good."""
+        return self._caller.namespace
 
     @property
     def is_for_one_user(self) -> bool:
         """Whether the key is a token, and not for the whole namespace."""
         return self._caller.mark is not None
-
-    @property
-    def key_id(self) -> str:
-        """The public id of the key."""
-        return self._caller.key_id
 
     @property
     def mark(self) -> bytes | None:
@@ -73,11 +83,12 @@ class Access:
 
         Raises:
             HTTPException: 403, the key lacks the scope or is for somebody else.
+            StoreError: what is to be done cannot be written down, and so is not done.
         """
         scope = by_self if by_self and self.is_for_one_user else needs
         marks = [self._keys.mark(self._caller.namespace, user) for user in users]
         is_allowed = self._caller.has(scope) and all(map(self._is_theirs, marks))
-        self._write_down(action, marks, is_allowed=is_allowed)
+        self._write_down(action, marks, is_allowed=is_allowed, is_change=needs != "read")
         if not is_allowed:
             raise HTTPException(403, NOT_ALLOWED)
         return self._engine_of(self._caller.namespace)
@@ -105,11 +116,17 @@ class Access:
         """Whether the key is for this user, or for everybody of the namespace."""
         return self._caller.mark is None or hmac.compare_digest(mark, self._caller.mark)
 
-    def _write_down(self, action: str, marks: list[bytes], *, is_allowed: bool) -> None:
+    def _write_down(
+        self, action: str, marks: list[bytes], *, is_allowed: bool, is_change: bool = False
+    ) -> None:
         caller = self._caller
-        line: dict[str, Any] = {
-            "at": round(time.time(), 3), "action": action, "namespace": caller.namespace,
-            "key": caller.key_id, "users": [mark.hex()[:16] for mark in marks],
-            "allowed": is_allowed,
+        line = AuditLine(
+            round(time.time(), 3), caller.namespace, caller.key_id, action,
+            tuple(map(mark_text, marks)), is_allowed,
+        )  # fmt: skip
+        self._trail.add(line, at_once=is_allowed and is_change)
+        said: dict[str, Any] = {
+            "at": line.at, "action": action, "namespace": line.namespace, "key": line.key_id,
+            "users": list(line.marks), "allowed": is_allowed,
         }  # fmt: skip
-        audit.info(json.dumps(line))
+        audit.info(json.dumps(said))

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from copersona.records import Lend, Status
+from copersona.storage.job_log import JobState
 
 
 class Answer(BaseModel):
@@ -336,3 +337,63 @@ class Health(Answer):
 
     status: str = Field(examples=["ok"])
     """`ok`."""
+
+
+class JobAnswer(Answer):
+    """One job: what is to be done, how far it is, and what came of it."""
+
+    id: str
+    """For `/v1/jobs/{job_id}`."""
+    kind: str
+    """`fit` or `train`."""
+    options: Mapping[str, Any]
+    """As it was asked."""
+    state: JobState
+    """`waiting`, `running`, `done`, `failed` or `cancelled`."""
+    stage: str
+    """What is being done, or was last."""
+    done: int
+    """How much of it."""
+    total: int
+    """Of how much; 0 where nobody knows."""
+    created_at: float
+    """Seconds since 1970-01-01 UTC."""
+    started_at: float | None
+    """When it was last begun."""
+    ended_at: float | None
+    """When it was done, failed or cancelled."""
+    attempts: int
+    """How often it was begun; it is begun anew where its process ended."""
+    result: Mapping[str, Any] | None
+    """What came of it: the report of the fit, or of the training."""
+    error: Mapping[str, str] | None
+    """`class` and `message`, where it failed."""
+
+
+class JobsAnswer(Answer):
+    """Jobs of the namespace."""
+
+    jobs: list[JobAnswer]
+    """Newest first."""
+
+
+class AuditLineAnswer(Answer):
+    """One thing that was asked or done, or refused."""
+
+    at: float
+    """Seconds since 1970-01-01 UTC."""
+    key_id: str
+    """Of the key that was shown."""
+    action: str
+    """What was asked or done."""
+    marks: list[str]
+    """Marks of the users it was about; names are not kept."""
+    is_allowed: bool
+    """False where it was refused."""
+
+
+class AuditAnswer(Answer):
+    """Who asked or did what."""
+
+    lines: list[AuditLineAnswer]
+    """Newest first."""

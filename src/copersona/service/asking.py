@@ -14,7 +14,7 @@ from copersona.service.answers import (
     PersonaAnswer,
     VoteAnswer,
 )
-from copersona.service.parameters import Asker, PathTrace, PathUser
+from copersona.service.parameters import Asker, Noting, PathTrace, PathUser
 from copersona.service.requests import ContextRequest, VoteRequest
 
 router = APIRouter(tags=["asking"])
@@ -27,20 +27,22 @@ def persona(user: PathUser, access: Asker) -> PersonaAnswer:
 
 
 @router.post("/context")
-def context(body: ContextRequest, access: Asker) -> ContextAnswer:
+def context(body: ContextRequest, access: Asker, notes: Noting) -> ContextAnswer:
     """The personalised messages of one request; no language model is called.
 
     Where nothing is fitted yet, the request comes back as it is, and marked so.
     """
     engine = access.to([body.user], "context", "read")
     branches = Branches.named(body.branches)
-    try:
-        found = engine.prompt(
-            body.user, body.text, instruction=body.instruction, item=body.item,
-            budget_tokens=body.budget_tokens, branches=branches,
-        )  # fmt: skip
-    except NotFittedError as error:
-        found = _unpersonalised(body, branches, str(error))
+    with notes.step("context"):
+        try:
+            found = engine.prompt(
+                body.user, body.text, instruction=body.instruction, item=body.item,
+                budget_tokens=body.budget_tokens, branches=branches,
+            )  # fmt: skip
+        except NotFittedError as error:
+            found = _unpersonalised(body, branches, str(error))
+    notes.context(engine.namespace, found.trace_id, is_personalised=found.is_personalised)
     return ContextAnswer(
         messages=[MessageAnswer(**message) for message in found.messages],
         branches=str(found.branches),

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from copersona.service.gateway import Gateway
 from copersona.service.metering import Meter
-from copersona.service.parameters import Asker, TheGateway
+from copersona.service.parameters import Asker, Noting, TheGateway
 from copersona.service.personalising import Chat
 from copersona.service.preparing import Ready, going_on, prepare
 from copersona.service.problems import problem
@@ -40,7 +40,7 @@ router = APIRouter(tags=["chat"])
 
 
 @router.post("/chat/completions", openapi_extra=_BODY, response_class=Response)
-async def complete(request: Request, access: Asker, gateway: TheGateway) -> Response:
+async def complete(request: Request, access: Asker, gateway: TheGateway, notes: Noting) -> Response:
     """A chat completion of the language model behind this service, personalised for its user.
 
     Everything is passed through untouched, but for the messages that personalisation adds. The user
@@ -52,11 +52,15 @@ async def complete(request: Request, access: Asker, gateway: TheGateway) -> Resp
     except ValueError as error:
         raise HTTPException(400, _NOT_JSON) from error
     wishes = Wishes.of(request.headers)
-    ready = await run_in_threadpool(prepare, access, gateway, chat, wishes)
+    with notes.step("context"):
+        ready = await run_in_threadpool(prepare, access, gateway, chat, wishes)
+    if ready.context is not None:
+        notes.context(access.namespace, ready.context.trace_id, is_personalised=ready.how == "yes")
     sent = Sent(ready.text, chat, ready.context, request.url.query)
 
     async def answered(upstream: Upstream) -> Response:
-        received = await upstream.complete(sent)
+        with notes.step("upstream"):
+            received = await upstream.complete(sent)
         meter = Meter(is_stream=received.is_stream)
 
         async def finish() -> None:

@@ -23,6 +23,11 @@ class Engines:
                 self._opened[namespace] = self._opens(namespace)
             return self._opened[namespace]
 
+    def opened(self) -> tuple[CoPersona, ...]:
+        """Those that are open."""
+        with self._opening:
+            return tuple(self._opened.values())
+
     def close(self) -> None:
         """Close all that were opened."""
         with self._opening:

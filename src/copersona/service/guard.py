@@ -8,6 +8,7 @@ but a problem, and the log gets where it arose, never what the error says: that 
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from copersona.errors import StoreError
 from copersona.service.access import Access
+from copersona.service.limits import Limits
+from copersona.service.metrics import Metrics
 from copersona.service.problems import of_ours, problem
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
@@ -32,6 +35,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
 }
 _NO_KEY = "a valid key is needed: Authorization: Bearer KEY"
+_TOO_MANY = "too many requests; the header Retry-After says when to ask again"
 _TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES:,} bytes"
 
 _log = logging.getLogger("copersona.service")
@@ -42,10 +46,19 @@ class Guard:
 
     Args:
         access_of: what the holder of a key may do; None where there is no such key.
+        limits: how much is let in.
+        metrics: counts what is not.
     """
 
-    def __init__(self, app: ASGIApp, access_of: Callable[[str], Access | None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access_of: Callable[[str], Access | None],
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
         self._app, self._access_of = app, access_of
+        self._limits, self._metrics = limits, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -92,11 +105,26 @@ class Guard:
             except StoreError as error:
                 return of_ours(path, error)
             if access is None:
-                return problem(path, 401, _NO_KEY, headers={"www-authenticate": "Bearer"})
+                return self._unknown(scope)
             scope.setdefault("state", {})["access"] = access
+            if wait_s := self._limits.requests.take(access.key_id):
+                return self._too_many(path, wait_s)
         if _declared(headers) > MAX_BODY_BYTES:
             return problem(path, 413, _TOO_LARGE)
         return None
+
+    def _unknown(self, scope: Scope) -> Response:
+        """The answer where no key fits."""
+        # A key that fits is never held up by others' failures: one address may be everybody's.
+        self._metrics.no_key.inc()
+        address, _ = scope.get("client") or ("", 0)
+        if wait_s := self._limits.failures.take(address):
+            return self._too_many(scope["path"], wait_s)
+        return problem(scope["path"], 401, _NO_KEY, headers={"www-authenticate": "Bearer"})
+
+    def _too_many(self, path: str, wait_s: float) -> Response:
+        self._metrics.rate_limited.inc()
+        return problem(path, 429, _TOO_MANY, headers={"retry-after": str(math.ceil(wait_s))})
 
 
 def _declared(headers: Headers) -> int:

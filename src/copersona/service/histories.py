@@ -15,7 +15,7 @@ from copersona.service.answers import (
     Outcomes,
     ReceiptAnswer,
 )
-from copersona.service.parameters import Asker, PathUser
+from copersona.service.parameters import Asker, Noting, PathUser
 from copersona.service.requests import (
     ConsentChange,
     NewInstruction,
@@ -27,7 +27,7 @@ router = APIRouter(tags=["histories"])
 
 
 @router.post("/interactions")
-def add_interactions(body: NewInteractions, access: Asker) -> Outcomes:
+def add_interactions(body: NewInteractions, access: Asker, notes: Noting) -> Outcomes:
     """Store interactions; one outcome for each, in order.
 
     What is `stored` is durable, and is in the user's next context. Ids are idempotency keys of the
@@ -41,6 +41,7 @@ def add_interactions(body: NewInteractions, access: Asker) -> Outcomes:
         rows = [with_own_ids(row) if isinstance(row, Interaction) else row for row in rows]
     found = engine.add(rows)
     counts = Counter(one.status for one in found)
+    notes.interactions(engine.namespace, counts)
     # A rejected id may be anything, and has no use.
     named = [one if one.status != "rejected" else replace(one, id="") for one in found]
     return Outcomes(

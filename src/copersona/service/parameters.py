@@ -14,6 +14,7 @@ from copersona.errors import DataError
 from copersona.service.access import Access
 from copersona.service.gateway import Gateway
 from copersona.service.requests import checked_user
+from copersona.service.watch import Notes
 
 
 async def _access(request: Request) -> Access:
@@ -24,6 +25,11 @@ async def _access(request: Request) -> Access:
 async def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
+
+
+async def _notes(request: Request) -> Notes:
+    notes: Notes = request.state.notes
+    return notes
 
 
 async def _user(
@@ -47,5 +53,6 @@ def _read(sent: str, field: str) -> str:
 
 Asker = Annotated[Access, Depends(_access)]
 TheGateway = Annotated[Gateway, Depends(_gateway)]
+Noting = Annotated[Notes, Depends(_notes)]
 PathUser = Annotated[str, Depends(_user)]
 PathTrace = Annotated[str, Depends(_trace)]

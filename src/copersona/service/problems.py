@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -48,8 +48,8 @@ _TABLE: tuple[tuple[type[CoPersonaError], str, int, str], ...] = (
     (CoPersonaError, "failed", 500, "see the log of the server"),
 )
 _KINDS = {400: "broken-request", 401: "no-key", 403: "not-allowed", 404: "unknown",
-          405: "wrong-method", 413: "too-large", 422: "wrong-data", 500: "bug",
-          502: "model-failed", 504: "model-late"}  # fmt: skip
+          405: "wrong-method", 413: "too-large", 422: "wrong-data", 429: "too-many",
+          500: "bug", 502: "model-failed", 504: "model-late"}  # fmt: skip
 
 
 class FieldProblem(BaseModel):
@@ -113,20 +113,29 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _of_fields)
 
 
+class Told(NamedTuple):
+    """What is said to the asker of one of our own errors."""
+
+    kind: str
+    status: int
+    detail: str
+
+
+def told(error: Exception) -> Told:
+    """What is said of one of our own errors."""
+    return next(
+        Told(kind, status, detail or str(error))
+        for one, kind, status, detail in _TABLE
+        if isinstance(error, one)
+    )
+
+
 def of_ours(path: str, error: Exception) -> Response:
     """The answer where one of our own errors was raised."""
-    kind, status, detail = told(error)
-    return problem(path, status, detail, kind=kind)
-
-
-def told(error: Exception) -> tuple[str, int, str]:
-    """Kind and status of one of our own errors, and what may be said of it; the rest is logged."""
-    kind, status, detail = next(
-        (kind, status, detail) for one, kind, status, detail in _TABLE if isinstance(error, one)
-    )
-    if detail:
+    said = told(error)
+    if said.detail != str(error):
         _log.error("%s: %s", type(error).__name__, error)
-    return kind, status, detail or str(error)
+    return problem(path, said.status, said.detail, kind=said.kind)
 
 
 async def _of_ours(request: Request, error: Exception) -> Response:

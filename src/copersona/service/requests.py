@@ -171,6 +171,43 @@ class NewInstruction(Body):
     """Kept as it is; outranks everything inferred."""
 
 
+class TrainOptions(Body):
+    """What is trained, and for how long; see `copersona train`."""
+
+    graph: bool = False
+    """Graph reasoning."""
+    soft_prompt: bool = False
+    """Soft prompts for a local language model."""
+    gate: bool = False
+    """What decides what may enter a context, with the same."""
+    steps: int | None = Field(None, ge=1, le=1_000)
+    """Most steps of training soft prompts."""
+    device: str = "cpu"
+    """`cpu`, or `cuda` where there is one."""
+
+
+class NewJob(Body):
+    """Work that is done beside requests."""
+
+    kind: Literal["fit", "train"] = Field(examples=["fit"])
+    """`fit` learns anew from all who lend; `train` adds parts to the state in force."""
+    options: TrainOptions = TrainOptions()
+    """What is trained; a fit has no options."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The options as they are stored.
+
+        Raises:
+            DataError: there are some of a fit.
+        """
+        if self.kind == "train":
+            return self.options.model_dump()
+        if self.options != TrainOptions():
+            raise DataError("a fit has no options", field="options")
+        return {}
+
+
 BranchNames = Literal["text,graph", "text", "graph", "none"]
 
 

@@ -5,13 +5,14 @@ On a signal it takes no more requests, answers those it has, and closes what was
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 import sys
 
 import uvicorn
 from starlette.applications import Starlette
+
+from copersona.service.logs import LogFormat, LogLevel, log_to_standard_error
 
 PATIENCE_S = 30
 """How long running requests may take to end once the service is told to."""
@@ -40,9 +41,14 @@ def server_of(app: Starlette) -> uvicorn.Server:
     )  # fmt: skip
 
 
-def run(app: Starlette, listening: socket.socket) -> None:
+def run(
+    app: Starlette,
+    listening: socket.socket,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "warning",
+) -> None:
     """Serve until a signal says to end; then the process ends with 0."""
-    log_to_standard_error()
+    log_to_standard_error(log_format, log_level)
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, _end)  # the server, once it is done, raises again what it was told
     server_of(app).run(sockets=[listening])
@@ -50,19 +56,3 @@ def run(app: Starlette, listening: socket.socket) -> None:
 
 def _end(_number: int, _frame: object) -> None:
     sys.exit(0)
-
-
-def log_to_standard_error() -> None:
-    """Write the audit log, and what goes wrong, to standard error."""
-    for name, level, form in (
-        ("copersona.audit", logging.INFO, "%(message)s"),
-        ("copersona", logging.WARNING, "%(levelname)s: %(message)s"),
-        ("mcp", logging.WARNING, "%(levelname)s: %(message)s"),
-        ("uvicorn.error", logging.WARNING, "%(levelname)s: %(message)s"),
-    ):
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(form))
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = False

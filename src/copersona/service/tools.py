@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from copersona.errors import CoPersonaError, NotFittedError
 from copersona.service import answers, asking, histories
 from copersona.service.access import Access
+from copersona.service.metrics import Metrics
 from copersona.service.problems import told
 from copersona.service.requests import (
     Body,
@@ -36,6 +37,8 @@ from copersona.service.requests import (
     User,
     VoteRequest,
 )
+from copersona.service.tracing import Tracing
+from copersona.service.watch import Notes
 
 AccessOf = Callable[[Context[Any, Any]], Access]
 """What whoever made a call may do."""
@@ -119,15 +122,23 @@ def fit_status(_: Nothing, access: Access) -> answers.FitStatusAnswer:
     )
 
 
+def _unread() -> Notes:
+    """Notes of a call, whose counters nobody asks for."""
+    return Notes(Metrics(), Tracing(None))
+
+
 def _set_consent(asked: ConsentChanging, access: Access) -> answers.ConsentAnswer:
     change = ConsentChange(**asked.model_dump(exclude={"user"}))
     return histories.set_consent(asked.user, change, access)
 
 
 VERBS = (
-    Verb("add", NewInteractions, histories.add_interactions, answers.Outcomes,
+    Verb("add", NewInteractions,
+         lambda asked, access: histories.add_interactions(asked, access, _unread()),
+         answers.Outcomes,
          "Store what users said themselves, never what a model said; one outcome for each."),
-    Verb("prompt", ContextRequest, asking.context, answers.ContextAnswer,
+    Verb("prompt", ContextRequest,
+         lambda asked, access: asking.context(asked, access, _unread()), answers.ContextAnswer,
          "Personalise a request: messages for any chat model, and what was added and why. Keeps a "
          "trace of it.", is_repeatable=False),
     Verb("persona", AboutUser, lambda asked, access: asking.persona(asked.user, access),
@@ -186,8 +197,10 @@ def _tool(verb: Verb, access_of: AccessOf) -> Tool:
         except HTTPException as error:
             raise ToolError(error.detail) from None
         except CoPersonaError as error:
-            kind, _, detail = told(error)
-            raise ToolError(f"{kind}: {detail}") from None
+            said = told(error)
+            if said.detail != str(error):
+                _log.error("%s: %s", type(error).__name__, error)
+            raise ToolError(f"{said.kind}: {said.detail}") from None
         except Exception as error:  # noqa: BLE001  the last handler: the SDK would log its words
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a bug: %s\n%s", type(error).__name__, where)

@@ -186,6 +186,50 @@ usage = sa.Table(
     sa.Index(None, "namespace_id", "day"),
 )
 
+# What is done beside requests. Who works on a job writes under a claim of its own.
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _owner("namespace_id", "namespaces.id"),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("result", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("claim", sa.Text),
+    sa.Column("heartbeat_at", sa.Double),
+    sa.Index(None, "namespace_id", "created_at"),
+    sa.Index(None, "state"),
+)
+
+# Who asked what of whom. Users are named by a part of their mark, also after they were forgotten.
+audit_lines = sa.Table(
+    "audit_lines",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("namespace_id", "namespaces.id"),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("is_allowed", sa.Boolean, nullable=False),
+    sa.Index(None, "namespace_id", "at"),
+    sa.Index(None, "at"),
+)
+audit_marks = sa.Table(
+    "audit_marks",
+    metadata,
+    _owner("line_seq", "audit_lines.seq", primary_key=True, autoincrement=False),
+    sa.Column("mark", sa.Text, primary_key=True, index=True),
+)
+
 # Everything of an `Interaction` but its user, in the order `interaction_of` reads.
 INTERACTION_FIELDS = (
     interactions.c.id,

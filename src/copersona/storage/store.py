@@ -23,9 +23,11 @@ from copersona.errors import DataError, UnknownUserError
 from copersona.interactions import check
 from copersona.records import Consent, Interaction, RowOutcome
 from copersona.storage import embedding_cache, erasure, snapshot, trace_log
+from copersona.storage.audit_log import AuditLog
 from copersona.storage.database import Database, Scope, rows_in
 from copersona.storage.erasure import ForgetCounts
 from copersona.storage.intake import Intake
+from copersona.storage.job_log import JobLog
 from copersona.storage.key_ring import KeyRing
 from copersona.storage.schema import (
     INTERACTION_FIELDS,
@@ -80,6 +82,7 @@ class Store:
         self._registry = UserRegistry(database, default_consent)
         self.keys = KeyRing(database, self._registry)
         self.usage = UsageLog(database, self._registry)
+        self.jobs, self.audit = JobLog(database), AuditLog(database, self._registry)
         self.url = database.url
         self.dialect = database.dialect
 
