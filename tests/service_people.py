@@ -79,7 +79,9 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, **operation: Any) -> Iterator[Served]:
+def served(
+    folder: Path, *, opens: Callable[[Path, str], CoPersona] = opened, **operation: Any
+) -> Iterator[Served]:
     """The service over a folder, on a free port of this machine, in a thread.
 
     Args:
@@ -88,7 +90,7 @@ def served(folder: Path, **operation: Any) -> Iterator[Served]:
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
         run = Operation(engine.store, **{"failures_per_minute": 0, **operation})
-        server = server_of(build_app(partial(opened, folder), keys, run))
+        server = server_of(build_app(partial(opens, folder), keys, run))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
