@@ -82,7 +82,13 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, gateway: Gateway | None = None, **operation: Any) -> Iterator[Served]:
+def served(
+    folder: Path,
+    gateway: Gateway | None = None,
+    *,
+    opens: Callable[[Path, str], CoPersona] = opened,
+    **operation: Any,
+) -> Iterator[Served]:
     """The service over a folder, on a free port of this machine, in a thread; chats are echoed.
 
     Args:
@@ -92,7 +98,7 @@ def served(folder: Path, gateway: Gateway | None = None, **operation: Any) -> It
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
         run = Operation(engine.store, **{"failures_per_minute": 0, **operation})
-        server = server_of(build_app(partial(opened, folder), keys, run, gateway))
+        server = server_of(build_app(partial(opens, folder), keys, run, gateway))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

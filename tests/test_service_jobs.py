@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,8 @@ from copersona.service.jobs import Runner
 from copersona.service.refits import Refits, is_due
 from copersona.storage.job_log import LOST
 from copersona.storage.store import Store
+from job_service import patient
 from service_people import ANA, SHOP, check_problem, opened, served, stocked, until
-
-HERE = Path(__file__).parent
-
-
-class Running:
-    """A service in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, str(HERE / "job_service.py"), str(folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout
-        url, key = self.process.stdout.readline().split()
-        headers = {"authorization": f"Bearer {key}"}
-        self.client = httpx2.Client(base_url=url, headers=headers, timeout=60)
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
-        return found
-
-    def make(self) -> str:
-        answer = self.client.post("/v1/jobs", json={"kind": "fit"})
-        assert answer.status_code == 202
-        return str(answer.json()["id"])
-
-    def close(self) -> None:
-        self.client.close()
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -58,91 +30,107 @@ def folder(tmp_path: Path) -> Path:
     return stocked(tmp_path / "people", fits=False)
 
 
-@pytest.fixture
-def start(folder: Path) -> Iterator[Callable[[], Running]]:
-    with ExitStack() as at_end:
+class Admin:
+    """Asks a service for jobs."""
 
-        def started() -> Running:
-            running = Running(folder)
-            at_end.callback(running.close)
-            return running
+    def __init__(self, client: httpx2.Client) -> None:
+        self.client = client
 
-        yield started
+    def make(self) -> str:
+        answer = self.client.post("/v1/jobs", json={"kind": "fit"})
+        assert answer.status_code == 202
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
+        return found
+
+    def in_state(self, job_id: str, state: str) -> dict[str, Any]:
+        """The job once it is in a state."""
+        found: dict[str, Any] = until(lambda: (job := self.job(job_id))["state"] == state and job)
+        return found
+
+    def waits_for_the_file(self, job_id: str) -> dict[str, Any]:
+        """The job once its process is at work."""
+        found: dict[str, Any] = until(
+            lambda: (job := self.job(job_id))["stage"] == "waiting for the file" and job
+        )
+        return found
 
 
-def waits_for_the_file(running: Running, job_id: str) -> Callable[[], bool]:
-    return lambda: running.job(job_id)["stage"] == "waiting for the file"
+@contextmanager
+def serving(folder: Path) -> Iterator[Admin]:
+    """A service whose fits wait for a file, and an administrator of it."""
+    with (
+        served(folder, opens=patient, lost_after_s=2.0) as service,
+        service.client(service.key("admin")) as client,
+    ):
+        yield Admin(client)
 
 
 def fits(folder: Path) -> list[str]:
     return (folder / "fits").read_text().splitlines() if (folder / "fits").exists() else []
 
 
-def test_progress_is_seen_and_requests_are_answered_meanwhile(
-    folder: Path, start: Callable[[], Running]
-) -> None:
-    service = start()
-    job_id = service.make()
-    until(waits_for_the_file(service, job_id))
-    job = service.job(job_id)
-    assert (job["state"], job["done"], job["total"], job["attempts"]) == ("running", 1, 7, 1)
+def test_progress_is_seen_and_requests_are_answered_meanwhile(folder: Path) -> None:
     asked = {"user": ANA, "text": "hello"}
-    assert not service.client.post("/v1/context", json=asked).json()["is_personalised"]
-    (folder / "go").touch()
-    until(lambda: service.job(job_id)["state"] == "done")
-    job = service.job(job_id)
+    with serving(folder) as admin:
+        job_id = admin.make()
+        job = admin.waits_for_the_file(job_id)
+        assert (job["state"], job["done"], job["total"], job["attempts"]) == ("running", 1, 7, 1)
+        before = admin.client.post("/v1/context", json=asked).json()
+        (folder / "go").touch()
+        job = admin.in_state(job_id, "done")
+        after = admin.client.post("/v1/context", json=asked).json()
+    assert (before["is_personalised"], after["is_personalised"]) == (False, True)
     assert job["result"]["n_users"] == 9
     assert fits(folder)[0].endswith(job["result"]["state"])
-    assert service.client.post("/v1/context", json=asked).json()["is_personalised"]
 
 
-def test_a_job_outlives_a_killed_service_and_the_next_one_finishes_it(
-    folder: Path, start: Callable[[], Running]
-) -> None:
-    first = start()
-    job_id = first.make()
-    until(waits_for_the_file(first, job_id))
-    first.process.kill()
-    first.process.wait()
-    second = start()
-    until(lambda: second.job(job_id)["attempts"] == 2)
-    (folder / "go").touch()
-    job = until(lambda: (found := second.job(job_id))["state"] == "done" and found)
+def test_a_job_outlives_a_killed_service_and_the_next_one_finishes_it(folder: Path) -> None:
+    with opened(folder, SHOP) as engine:
+        jobs = engine.store.jobs
+        job_id = jobs.add(SHOP, "fit", {}).id
+        command = [sys.executable, str(Path(__file__).parent / "job_service.py"), str(folder)]
+        with subprocess.Popen(command) as first:
+            until(lambda: jobs.get(SHOP, job_id).stage == "waiting for the file")
+            first.kill()
+        with serving(folder) as admin:
+            until(lambda: admin.job(job_id)["attempts"] == 2)
+            (folder / "go").touch()
+            job = admin.in_state(job_id, "done")
     assert [line.split()[1] for line in fits(folder)] == [job["result"]["state"]]
 
 
-def test_two_services_never_run_one_job_twice(folder: Path, start: Callable[[], Running]) -> None:
+def test_two_services_never_run_one_job_twice(folder: Path) -> None:
     (folder / "go").touch()
-    services = [start(), start()]
-    made = [one.make() for one in services]
-    for job_id in made:
-        until(lambda job_id=job_id: services[0].job(job_id)["state"] == "done")
+    with serving(folder) as one, serving(folder) as other:
+        made = [one.make(), other.make()]
+        attempts = [other.in_state(job_id, "done")["attempts"] for job_id in made]
+    assert attempts == [1, 1]
     assert len(fits(folder)) == len(made)
-    assert {services[1].job(job_id)["attempts"] for job_id in made} == {1}
 
 
-def test_a_cancelled_job_ends_with_its_process(folder: Path, start: Callable[[], Running]) -> None:
-    service = start()
-    job_id, waiting = service.make(), service.make()
-    until(waits_for_the_file(service, job_id))
-    assert service.client.delete(f"/v1/jobs/{waiting}").json()["state"] == "cancelled"
-    assert service.client.delete(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
-    after = service.make()
-    until(waits_for_the_file(service, after))  # one at a time: the cancelled one has ended
-    (folder / "go").touch()
-    until(lambda: service.job(after)["state"] == "done")
+def test_a_cancelled_job_ends_with_its_process(folder: Path) -> None:
+    with serving(folder) as admin:
+        job_id, waiting = admin.make(), admin.make()
+        admin.waits_for_the_file(job_id)
+        (process,) = multiprocessing.active_children()
+        place = Path(f"/proc/{process.pid}")
+        assert place.exists()
+        for one in (waiting, job_id):
+            assert admin.client.delete(f"/v1/jobs/{one}").json()["state"] == "cancelled"
+        until(lambda: not place.exists())
+        (folder / "go").touch()
+        admin.in_state(admin.make(), "done")
+        found = admin.client.get("/v1/jobs").json()["jobs"]
+    assert [job["state"] for job in found] == ["done", "cancelled", "cancelled"]
     assert len(fits(folder)) == 1
-    assert [job["state"] for job in service.client.get("/v1/jobs").json()["jobs"]] == [
-        "done", "cancelled", "cancelled",
-    ]  # fmt: skip
 
 
-def test_a_service_that_ends_gives_its_job_back(folder: Path, start: Callable[[], Running]) -> None:
-    service = start()
-    job_id = service.make()
-    until(waits_for_the_file(service, job_id))
-    service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(60) == 0
+def test_a_service_that_ends_gives_its_job_back(folder: Path) -> None:
+    with serving(folder) as admin:
+        admin.waits_for_the_file(job_id := admin.make())
     with opened(folder, SHOP) as engine:
         job = engine.store.jobs.get(SHOP, job_id)
     assert (job.state, job.attempts, job.claim) == ("waiting", 0, None)
