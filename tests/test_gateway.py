@@ -17,6 +17,8 @@ import pytest
 from copersona import CoPersona
 from copersona.answering.prompting import is_framed
 from copersona.errors import StoreError
+from copersona.service.engines import Engines
+from copersona.storage.key_ring import KeyRing
 from fake_openai import LOST, Reply, json_reply
 from gateway_people import (
     TEXT,
@@ -258,6 +260,23 @@ def test_whatever_fails_chats_go_through(
     assert (answer.headers["x-copersona-personalised"], gate.sent()) == ("no", [said(TEXT)])
     assert type(error).__name__ in caplog.text
     assert not [word for word in ("planted", ANA, TEXT) if word in caplog.text]
+
+
+def test_without_a_store_chats_go_through_for_those_who_may(
+    gate: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise StoreError("planted")
+
+    token, writer = gate.service.key(user=BO), gate.service.key("write")
+    monkeypatch.setattr(Engines, "of", breaks)
+    monkeypatch.setattr(KeyRing, "user_of", breaks)
+    body = {"messages": [said(TEXT)]}
+    for key in (gate.service.key(), token):
+        answer = posted(gate, body, key)
+        assert (answer.headers["x-copersona-personalised"], gate.sent()) == ("no", [said(TEXT)])
+    check_problem(posted(gate, {"user": ANA, **body}, token), 403)
+    check_problem(posted(gate, body, writer), 403)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
