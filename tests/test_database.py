@@ -156,16 +156,17 @@ def test_a_hurried_transaction_is_whole_and_the_next_one_waits_for_the_disk(url:
     database.close()
 
 
-def test_a_store_of_the_first_version_is_brought_up_to_this_one(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    with Store.open(path) as store:
+def test_a_store_of_the_first_version_is_brought_up_to_this_one(url: str) -> None:
+    with Store.open(url) as store:
         store.add("n", [said("ana", "kept")])
         mark = store.keys.mark("n", "ana")
-    with sqlite3.connect(path) as connection:  # as the first step left it
-        connection.execute("drop table api_keys")
-        connection.execute(f"update {migrations.VERSION_TABLE} set version_num = '0001'")
-    connection.close()
-    with Store.open(path) as store:
+        with store._database.writing() as connection:  # as the first step left it
+            for table in ("api_keys", "departures", "backups"):
+                connection.exec_driver_sql(f"drop table {table}")
+            connection.exec_driver_sql(
+                f"update {migrations.VERSION_TABLE} set version_num = '0001'"
+            )
+    with Store.open(url) as store:
         assert [row.response for row in store.history("n", "ana")] == ["kept"]
         store.keys.add(KeptKey("k", "n", b"hash", frozenset({"read", "write"}), mark, 1.5))
         assert store.keys.find("k") == store.keys.all("n")[0]

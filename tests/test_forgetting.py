@@ -18,7 +18,7 @@ import copersona
 from copersona import Consent, CoPersona, Interaction, artifacts
 from copersona.erasing.byte_search import Matcher, find_bytes
 from copersona.erasing.forgetting import needles_of, scan
-from copersona.erasing.remains import graves_of, states_below
+from copersona.erasing.remains import asking, graves_of, states_below
 from copersona.storage.schema import content_hash
 from copersona.storage.store import Store
 
@@ -274,9 +274,11 @@ def test_tombstones_tell_in_which_namespaces_a_user_was_forgotten(tmp_path: Path
             store.add(namespace, rows_of("al"))
         store.forget("one", "al")
         store.forget("three", "al")
-        found = graves_of(tmp_path / "s.db", "al")
-        assert [grave.namespace for grave in found] == ["one", "three"]
-        assert graves_of(tmp_path / "s.db", "sal") == ()
+        with asking(tmp_path / "s.db") as past_the_store:
+            for ask in (past_the_store, store.ask):
+                found = graves_of(ask, "al")
+                assert [grave.namespace for grave in found] == ["one", "three"]
+                assert graves_of(ask, "sal") == ()
 
 
 def test_short_words_are_not_looked_for_and_hashes_are() -> None:

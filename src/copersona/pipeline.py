@@ -11,7 +11,6 @@ lives in the modules it calls; nothing is computed here.
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,9 +25,9 @@ from copersona.answering.serving import Answered, Desk
 from copersona.answering.vectors import VectorCache
 from copersona.config import CoPersonaConfig
 from copersona.consent import Policy
-from copersona.departure import forget_user
+from copersona.departure import complete, receipt_of, take_out
 from copersona.errors import ConfigError, NotFittedError
-from copersona.fitting import aligned, fit_rows, lent
+from copersona.fitting import Fitted, aligned, fit_rows, is_still_lent, lent
 from copersona.histories import Histories
 from copersona.ingestion import encoded
 from copersona.language.backends import Backends
@@ -44,6 +43,7 @@ from copersona.records import (
     BOTH,
     Branches,
     Context,
+    Interaction,
     Persona,
     Query,
     Vote,
@@ -85,8 +85,7 @@ class CoPersona(Histories):
         self._states = States(state_root, namespace)
         self._policies = Policies(store, namespace, self._states)
         self._parametric = Parametric(self._backends)
-        self._secret = secrets.token_bytes(32)
-        self._leaving = threading.Lock()
+        self._secret = store.pseudonym_key(namespace)
 
     @classmethod
     def open(
@@ -150,12 +149,19 @@ class CoPersona(Histories):
             strict: what was trained on the user is served no more, until it is trained anew.
 
         """
-        with self._leaving:  # two at once would each publish a state with the other one in it
-            return forget_user(
-                self.store, self.namespace, self._states, user,
-                lambda published, history: self._desk(published).own_corpus(history),
-                strict=strict,
-            )  # fmt: skip
+        departed = take_out(
+            self.store, self.namespace, self._states, user,
+            lambda published, history: self._desk(published).own_corpus(history), strict=strict,
+        )  # fmt: skip
+        self.repair()
+        return receipt_of(self.store, self.namespace, self._states, departed)
+
+    def repair(self) -> int:
+        """Complete what processes that were killed left of forgetting; how many users it was about.
+
+        Cheap where there is nothing to do; else it may fit anew.
+        """
+        return complete(self.store, self.namespace, self._states, self._fit_again)
 
     # ---- fitting -------------------------------------------------------------------------------
 
@@ -165,20 +171,41 @@ class CoPersona(Histories):
         Raises:
             DataError: nobody lends anything.
         """
-        start, policy, cut = time.perf_counter(), self.policy(), time.time()
-        rows = lent(self.store, self.namespace, policy)
+        start, revision = time.perf_counter(), self.store.revision(self.namespace)
+        rows = self._lent()
         spec, why = self._backends.encoder_for(2 * len(rows))
-        done = fit_rows(
-            rows, self._cache(spec), spec, policy, self.config.method, cut, progress
-        )  # fmt: skip
-        version, state = self._states.publish(done.state, done.items, done.words), done.state
-        self._states.prune()
+        done = self._fitted(rows, spec, progress)
+        with self._states.replacing():
+            if self.store.revision(self.namespace) != revision:
+                now = self._lent()
+                if not is_still_lent(rows, now):  # somebody left, or took something back
+                    done = self._fitted(now, spec, progress)
+            version, state = self._publish(done), done.state
+        self.repair()
         return FitReport(
             version, why, self.store.n_users(self.namespace), len(state.lenders),
             done.n_interactions, state.facets.names, "" if state.calibration.believes else
             "on masked facets peers added nothing measurable: completion will borrow nothing",
             done.warnings, time.perf_counter() - start,
         )  # fmt: skip
+
+    def _lent(self) -> list[Interaction]:
+        return lent(self.store, self.namespace, self.policy())
+
+    def _fitted(self, rows: list[Interaction], spec: str, progress: Progress | None) -> Fitted:
+        return fit_rows(
+            rows, self._cache(spec), spec, self.policy(), self.config.method, time.time(), progress
+        )  # fmt: skip
+
+    def _publish(self, done: Fitted) -> str:
+        version = self._states.publish(done.state, done.items, done.words)
+        self._states.prune()
+        return version
+
+    def _fit_again(self) -> None:
+        """Fit what is lent now, for whoever has seen to it that nobody else publishes."""
+        rows = self._lent()
+        self._publish(self._fitted(rows, self._backends.encoder_for(2 * len(rows))[0], None))
 
     def train(
         self,
@@ -218,8 +245,7 @@ class CoPersona(Histories):
             config = config.model_copy(update={"soft_prompt": soft})
 
         def corpus_of(state: FittedState) -> Corpus:
-            rows = lent(self.store, self.namespace, self.policy())
-            return aligned(encoded(rows, self._cache(state.encoder), progress), state)
+            return aligned(encoded(self._lent(), self._cache(state.encoder), progress), state)
 
         named = {GRAPH: graph, SOFT: soft_prompt, GATE: gate}
         return Curriculum(
@@ -432,4 +458,9 @@ class CoPersona(Histories):
 
     def doctor(self) -> list[str]:
         """Problems of the store and the fitted states; empty when all is sound."""
-        return [*self.store.integrity(), *self._states.problems()]
+        return [*self.store.integrity(), *self._cut_off(), *self._states.problems()]
+
+    def _cut_off(self) -> list[str]:
+        count = len(self.store.departures.under_way(self.namespace))
+        return [f"{count} users are forgotten and not yet out of every fitted state; "
+                "`copersona repair` completes it"] if count else []  # fmt: skip
