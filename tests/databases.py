@@ -6,6 +6,7 @@ A database of PostgreSQL is copied from a migrated one, which takes a few hundre
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +23,25 @@ VARIABLE = "COPERSONA_TEST_POSTGRES"
 
 
 @contextmanager
-def database(kind: str, folder: Path, *, is_migrated: bool = True) -> Iterator[str]:
-    """What names an empty database of this kind: a path, or a URL."""
+def database(
+    kind: str, folder: Path, *, is_migrated: bool = True, template: str = ""
+) -> Iterator[str]:
+    """What names an empty database of this kind: a path, or a URL.
+
+    Args:
+        template: another one of this kind, closed by all; then it is not empty, but a copy.
+    """
     if kind == "sqlite":
-        yield str(folder / "store.db")
+        path = folder / "store.db"
+        if template:
+            shutil.copyfile(template, path)
+        yield str(path)
         return
     name = f"copersona_{uuid.uuid4().hex}"
-    _run(f"CREATE DATABASE {name} TEMPLATE {_template() if is_migrated else 'template0'}")
+    source = sa.make_url(template).database if template else ""
+    _run(
+        f"CREATE DATABASE {name} TEMPLATE {source or (_template() if is_migrated else 'template0')}"
+    )
     try:
         yield _url_of(name)
     finally:

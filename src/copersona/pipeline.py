@@ -23,6 +23,7 @@ from copersona.answering.explain import nameless, trace_of
 from copersona.answering.prompting import PromptConfig
 from copersona.answering.serving import Answered, Desk
 from copersona.answering.vectors import VectorCache
+from copersona.backups import back_up
 from copersona.config import CoPersonaConfig
 from copersona.consent import Policy
 from copersona.departure import complete, receipt_of, take_out
@@ -56,6 +57,7 @@ from copersona.reports import (
     TrainReport,
 )
 from copersona.softprompts.config import SoftPromptConfig
+from copersona.storage.backup_log import TakenBackup
 from copersona.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -116,13 +118,10 @@ class CoPersona(Histories):
             StoreError: the store cannot be opened.
             ConfigError: a database URL without `state_dir`.
         """
-        is_url = "://" in str(store)
-        if state_dir is None and is_url and not str(store).startswith("sqlite"):
-            raise ConfigError("a database URL needs state_dir: the folder for fitted states")
-        path = str(store).split("///", 1)[-1] if is_url else str(store)
+        root = state_folder(store, state_dir)
         return cls(
             Store.open(store), namespace=namespace, encoder=encoder, generator=generator,
-            state_root=state_dir or Path(path + ".state"), config=config or CoPersonaConfig(),
+            state_root=root, config=config or CoPersonaConfig(),
             api_key=api_key, encoder_api_key=encoder_api_key,
         )  # fmt: skip
 
@@ -456,6 +455,14 @@ class CoPersona(Histories):
 
     # ---- operations ----------------------------------------------------------------------------
 
+    def back_up(self, directory: Path) -> TakenBackup:
+        """Write the store, with all its namespaces, and its fitted states to a folder.
+
+        Raises:
+            ConfigError: the folder holds something.
+        """
+        return back_up(self.store, self._root, directory)
+
     def doctor(self) -> list[str]:
         """Problems of the store and the fitted states; empty when all is sound."""
         return [*self.store.integrity(), *self._cut_off(), *self._states.problems()]
@@ -464,3 +471,17 @@ class CoPersona(Histories):
         count = len(self.store.departures.under_way(self.namespace))
         return [f"{count} users are forgotten and not yet out of every fitted state; "
                 "`copersona repair` completes it"] if count else []  # fmt: skip
+
+
+def state_folder(store: str | Path, state_dir: Path | None) -> Path:
+    """Where the fitted states of a store are.
+
+    Raises:
+        ConfigError: a database URL without `state_dir`.
+    """
+    if state_dir is not None:
+        return state_dir
+    name = str(store)
+    if "://" in name and not name.startswith("sqlite"):
+        raise ConfigError("a database URL needs state_dir: the folder for fitted states")
+    return Path((name.split("///", 1)[-1] if "://" in name else name) + ".state")

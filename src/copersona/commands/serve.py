@@ -14,7 +14,7 @@ import typer
 from copersona.commands import options as opt
 from copersona.commands import terminal
 from copersona.commands.session import Session, session_of
-from copersona.errors import MissingExtraError
+from copersona.errors import CoPersonaError, MissingExtraError
 
 if TYPE_CHECKING:
     from copersona.pipeline import CoPersona
@@ -63,7 +63,12 @@ def serve(ctx: typer.Context, host: Host = "127.0.0.1", port: Port = 8080) -> No
 
 
 def _opened(session: Session, namespace: str) -> CoPersona:
-    return session.open(namespace=namespace)
+    engine = session.open(namespace=namespace)
+    try:
+        engine.repair()
+    except CoPersonaError as error:  # whoever was forgotten is served to nobody all the same
+        terminal.notice(f"a forget that was cut off is still not complete: {type(error).__name__}")
+    return engine
 
 
 @keys_app.command("create")
