@@ -48,6 +48,13 @@ def database(
         _run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def copy_of(url: str) -> str:
+    """Another database of the server with the same in it; it goes with the server."""
+    name = f"copersona_{uuid.uuid4().hex}"
+    _run(f"CREATE DATABASE {name} TEMPLATE {sa.make_url(url).database}")
+    return _url_of(name)
+
+
 def server() -> sa.URL:
     """The server of this run; a test that needs one fails where there is none."""
     named = os.environ.get(VARIABLE)
