@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import copersona
 from copersona import Consent, CoPersona, Interaction, artifacts
@@ -238,6 +239,52 @@ def test_an_instruction_left_behind_is_found_if_it_is_named(cp: CoPersona) -> No
     said = ["Never mention the walrus to me."]
     found, _ = scan(cp.store, cp._root, "al", history, said=said, namespace="default")
     assert [Path(path).name for path in found] == ["page"]
+
+
+# ---- on either database -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def either(url: str, tmp_path: Path) -> Iterator[CoPersona]:
+    with copersona.open(url, encoder="hashing", state_dir=tmp_path / "states") as cp:
+        for number, user in enumerate(NEIGHBOURS):
+            cp.add(rows_of(user, number))
+        joined(cp, "quillon")
+        yield cp
+
+
+def test_rows_left_behind_are_found_in_either_database(either: CoPersona) -> None:
+    history = either.store.history("default", "quillon")
+    assert either.forget("quillon").traces_found == ()
+    place = "store.db" if either.store.dialect == "sqlite" else "table {}"
+    with either.store._database.writing() as connection:
+        values = {"payload": json.dumps({"user": "quillon", "text": "soup"}),
+                  "hash": content_hash(history[0].response), "vector": b"0" * 8}  # fmt: skip
+        connection.execute(
+            sa.text(
+                "INSERT INTO traces (namespace_id, user_id, trace_id, payload) "
+                "SELECT namespace_id, id, 't', :payload FROM users WHERE name = 'alma'"
+            ),
+            values,
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO embeddings (namespace_id, hash, encoder, vector) "
+                "SELECT id, :hash, 'hashing', :vector FROM namespaces"
+            ),
+            values,
+        )
+    assert looked(either, "quillon", history) == sorted(
+        {place.format("embeddings"), place.format("traces")}
+    )
+
+
+def test_the_receipt_says_what_was_looked_at_and_what_cannot_be(either: CoPersona) -> None:
+    receipt = either.forget("quillon")
+    is_file = either.store.dialect == "sqlite"
+    assert any("bytes of the database file" in one for one in receipt.searched) is is_file
+    assert any("PostgreSQL server" in one for one in receipt.unsearched) is not is_file
+    assert any("fitted state" in one for one in receipt.searched)
 
 
 # ---- the parts ----------------------------------------------------------------------------------
