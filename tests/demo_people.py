@@ -10,6 +10,7 @@ from typing import Any
 
 import copersona
 from copersona import Context, CoPersona, Persona
+from databases import copy_of
 
 PEOPLE = Path(str(files("copersona.demo") / "people.jsonl"))
 TRUTH: dict[str, Any] = json.loads((files("copersona.demo") / "truth.json").read_text("utf-8"))
@@ -21,14 +22,23 @@ DINNER = "What do you cook on a weeknight, and how long in the oven?"
 
 
 def opened(folder: Path, namespace: str = "default") -> CoPersona:
+    """The people of a folder: in an SQLite file, or where its file `url` says."""
+    named = folder / "url"
     return copersona.open(
-        folder / "people.db", namespace=namespace, encoder="static", generator="echo"
-    )
+        named.read_text() if named.exists() else folder / "people.db", namespace=namespace,
+        state_dir=folder / "people.db.state", encoder="static", generator="echo",
+    )  # fmt: skip
 
 
-def fitted(folder: Path, *, lend: str | None = None) -> Path:
-    """A folder with the demo people in a store, fitted; all of them lending text if asked."""
+def fitted(folder: Path, *, lend: str | None = None, url: str = "") -> Path:
+    """A folder with the demo people in a store, fitted; all of them lending text if asked.
+
+    Args:
+        url: of an empty database to put them in, instead of a file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if url:
+        (folder / "url").write_text(url)
     with opened(folder) as cp:
         cp.ingest(PEOPLE)
         for user in USERS if lend else ():
@@ -40,6 +50,9 @@ def fitted(folder: Path, *, lend: str | None = None) -> Path:
 def copied(template: Path, target: Path) -> CoPersona:
     """A private copy of a fitted folder, opened."""
     shutil.copytree(template, target)
+    named = target / "url"
+    if named.exists():
+        named.write_text(copy_of(named.read_text()))
     return opened(target)
 
 

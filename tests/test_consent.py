@@ -17,6 +17,7 @@ from copersona.consent import (
     shared_words,
 )
 from copersona.errors import ConfigError, DataError, UnknownUserError
+from databases import KINDS, database
 from demo_people import (
     DINNER,
     JOURNEY,
@@ -31,14 +32,24 @@ from demo_people import (
 )
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fitted(tmp_path_factory.mktemp("people") / "aggregate")
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def stocked(kind: str, folder: Path, lend: str | None = None) -> Iterator[Path]:
+    with database(kind, folder) as url:
+        yield fitted(folder / "people", lend=lend, url=url if kind == "postgresql" else "")
 
 
 @pytest.fixture(scope="module")
-def text_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fitted(tmp_path_factory.mktemp("people") / "text", lend="text")
+def template(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from stocked(kind, tmp_path_factory.mktemp("aggregate"))
+
+
+@pytest.fixture(scope="module")
+def text_template(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from stocked(kind, tmp_path_factory.mktemp("text"), lend="text")
 
 
 @pytest.fixture

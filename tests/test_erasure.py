@@ -1,4 +1,8 @@
-"""What is left in the files after erasing: raw bytes, not what the store says."""
+"""What is left in the files after erasing: raw bytes, not what the store says.
+
+Of SQLite alone: the files of a PostgreSQL server are out of reach; `test_forgetting` looks at its
+rows.
+"""
 
 from __future__ import annotations
 

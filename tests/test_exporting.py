@@ -31,7 +31,9 @@ FULL = Interaction(
 
 
 @pytest.fixture
-def cp(tmp_path: Path) -> Iterator[CoPersona]:
+def cp(url: str, tmp_path: Path) -> Iterator[CoPersona]:
+    if "://" in url:
+        (tmp_path / "one" / "url").write_text(url)
     with opened(tmp_path / "one") as cp:
         cp.ingest(PEOPLE)
         cp.add([FULL, FULL, Interaction("only-input", "Just this.", source="app"),

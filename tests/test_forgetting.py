@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import copersona
 from copersona import Consent, CoPersona, Interaction, artifacts
 from copersona.erasing.byte_search import Matcher, find_bytes
 from copersona.erasing.forgetting import needles_of, scan
-from copersona.erasing.remains import graves_of, states_below
+from copersona.erasing.remains import asking, graves_of, states_below
 from copersona.storage.schema import content_hash
 from copersona.storage.store import Store
 
@@ -240,6 +241,52 @@ def test_an_instruction_left_behind_is_found_if_it_is_named(cp: CoPersona) -> No
     assert [Path(path).name for path in found] == ["page"]
 
 
+# ---- on either database -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def either(url: str, tmp_path: Path) -> Iterator[CoPersona]:
+    with copersona.open(url, encoder="hashing", state_dir=tmp_path / "states") as cp:
+        for number, user in enumerate(NEIGHBOURS):
+            cp.add(rows_of(user, number))
+        joined(cp, "quillon")
+        yield cp
+
+
+def test_rows_left_behind_are_found_in_either_database(either: CoPersona) -> None:
+    history = either.store.history("default", "quillon")
+    assert either.forget("quillon").traces_found == ()
+    place = "store.db" if either.store.dialect == "sqlite" else "table {}"
+    with either.store._database.writing() as connection:
+        values = {"payload": json.dumps({"user": "quillon", "text": "soup"}),
+                  "hash": content_hash(history[0].response), "vector": b"0" * 8}  # fmt: skip
+        connection.execute(
+            sa.text(
+                "INSERT INTO traces (namespace_id, user_id, trace_id, payload) "
+                "SELECT namespace_id, id, 't', :payload FROM users WHERE name = 'alma'"
+            ),
+            values,
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO embeddings (namespace_id, hash, encoder, vector) "
+                "SELECT id, :hash, 'hashing', :vector FROM namespaces"
+            ),
+            values,
+        )
+    assert looked(either, "quillon", history) == sorted(
+        {place.format("embeddings"), place.format("traces")}
+    )
+
+
+def test_the_receipt_says_what_was_looked_at_and_what_cannot_be(either: CoPersona) -> None:
+    receipt = either.forget("quillon")
+    is_file = either.store.dialect == "sqlite"
+    assert any("bytes of the database file" in one for one in receipt.searched) is is_file
+    assert any("PostgreSQL server" in one for one in receipt.unsearched) is not is_file
+    assert any("fitted state" in one for one in receipt.searched)
+
+
 # ---- the parts ----------------------------------------------------------------------------------
 
 WRITER = """
@@ -274,9 +321,11 @@ def test_tombstones_tell_in_which_namespaces_a_user_was_forgotten(tmp_path: Path
             store.add(namespace, rows_of("al"))
         store.forget("one", "al")
         store.forget("three", "al")
-        found = graves_of(tmp_path / "s.db", "al")
-        assert [grave.namespace for grave in found] == ["one", "three"]
-        assert graves_of(tmp_path / "s.db", "sal") == ()
+        with asking(tmp_path / "s.db") as past_the_store:
+            for ask in (past_the_store, store.ask):
+                found = graves_of(ask, "al")
+                assert [grave.namespace for grave in found] == ["one", "three"]
+                assert graves_of(ask, "sal") == ()
 
 
 def test_short_words_are_not_looked_for_and_hashes_are() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import copersona
-from copersona import Branches, CoPersona, CoPersonaConfig, Interaction
+from copersona import Branches, CoPersona, CoPersonaConfig, Interaction, curriculum
 from copersona.errors import ArtifactError, ConfigError, DataError
 from copersona.learnt import GRAPH, TRAINED_ON, Weights, learnt_from_arrays, learnt_to_arrays
 from copersona.method.facets import FacetConfig
@@ -212,6 +213,52 @@ def test_training_publishes_says_what_it_decided_and_is_dropped_by_a_fit(cp: CoP
     assert len(cp._required().learnt[GRAPH].arrays["peers"]) == 89
     cp.forget("user 005", strict=True)
     assert not cp._required().learnt
+
+
+def let_train(cp: CoPersona) -> None:
+    for user in set(cp.state().lenders[:80]):
+        cp.set_consent(user, train=True)
+
+
+def test_who_leaves_while_others_are_trained_is_not_published_again(
+    cp: CoPersona, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_train(cp)
+    elsewhere = CoPersona(cp.store, namespace=cp.namespace, state_root=cp._root,
+                          encoder="hashing", generator="echo", config=cp.config)  # fmt: skip
+    leaves = [lambda: elsewhere.forget("user 070"),
+              lambda: elsewhere.set_consent("user 071", train=False)]  # fmt: skip
+    real = curriculum.train_graph
+
+    def train_graph(*args: Any, **options: Any) -> Any:
+        done = real(*args, **options)
+        if leaves:
+            leaves.pop(0)()
+        return done
+
+    monkeypatch.setattr(curriculum, "train_graph", train_graph)
+    cp.train()
+    now = cp._required()
+    taught = now.learnt[GRAPH].arrays[TRAINED_ON]
+    assert "user 070" not in now.state.lenders
+    assert not taught[now.state.row_of["user 071"]]
+    assert taught[now.state.row_of["user 072"]]
+
+
+def test_a_state_that_is_always_replaced_is_said(
+    cp: CoPersona, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_train(cp)
+    real = curriculum.train_graph
+
+    def train_graph(*args: Any, **options: Any) -> Any:
+        done = real(*args, **options)
+        cp._states.publish(*cp._required()[1:])
+        return done
+
+    monkeypatch.setattr(curriculum, "train_graph", train_graph)
+    with pytest.raises(ArtifactError, match="train again"):
+        cp.train()
 
 
 def used_everywhere(cp: CoPersona) -> None:

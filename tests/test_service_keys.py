@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from copersona.commands import cli
 from copersona.errors import ConfigError, DataError, UnknownUserError
 from copersona.service.keys import Keys
 from copersona.storage.store import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "s.db") as opened:
-        yield opened
 
 
 def test_a_key_opens_its_namespace_with_its_scopes(store: Store) -> None:

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
@@ -24,26 +20,6 @@ from copersona.storage.store import ForgetCounts, Store, content_hash
 
 NOTHING = Consent(remember=False, learn=False, lend="no", train=False)
 OFF = Consent(remember=False)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """An empty database: SQLite, or the PostgreSQL server COPERSONA_TEST_POSTGRES names."""
-    server = os.environ.get("COPERSONA_TEST_POSTGRES")
-    if server is None:
-        return str(tmp_path / "store.db")
-    engine = sa.create_engine(sa.make_url(server).set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
-        connection.execute(sa.text("drop schema public cascade"))
-        connection.execute(sa.text("create schema public"))
-    engine.dispose()
-    return server
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with Store.open(url) as opened:
-        yield opened
 
 
 def said(user: str, text: str, id: str = "", **fields: Any) -> Interaction:

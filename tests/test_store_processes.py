@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from copersona.storage.store import Store
+from databases import KINDS, database
 
 # Adds batches of ten rows and prints each batch's number once the store has acknowledged it.
 WRITER = """
@@ -15,8 +18,8 @@ import sys
 from copersona.records import Interaction
 from copersona.storage.store import Store
 
-path, name, first, batches = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-with Store.open(path) as store:
+url, name, first, batches = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+with Store.open(url) as store:
     for batch in range(first, first + batches):
         rows = [
             Interaction(f"{name}{n % 3}", response=f"text {batch} " * 40, id=f"{name}-{batch}-{n}")
@@ -28,8 +31,8 @@ with Store.open(path) as store:
 """
 
 
-def start_writer(path: Path, name: str, *, first: int = 0, batches: int) -> subprocess.Popen[str]:
-    arguments = [str(path), name, str(first), str(batches)]
+def start_writer(url: str, name: str, *, first: int = 0, batches: int) -> subprocess.Popen[str]:
+    arguments = [url, name, str(first), str(batches)]
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, *arguments],
         stdout=subprocess.PIPE,
@@ -48,13 +51,13 @@ def kill_after(writer: subprocess.Popen[str], n_lines: int) -> list[int]:
     return [int(line) for line in printed.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    path, rng = tmp_path / "store.db", random.Random(7)
+def test_a_killed_writer_loses_nothing_it_acknowledged(url: str) -> None:
+    rng = random.Random(7)
     acknowledged: list[int] = []
     for round_ in range(4):
-        writer = start_writer(path, "w", first=round_ * 100_000, batches=100_000)
+        writer = start_writer(url, "w", first=round_ * 100_000, batches=100_000)
         acknowledged += kill_after(writer, rng.randrange(1, 60))
-        with Store.open(path) as store:
+        with Store.open(url) as store:
             kept = {row.id for row in store.export("n")}
             assert store.integrity() == []
         batches = {int(row_id.split("-")[1]) for row_id in kept}
@@ -64,11 +67,16 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
         assert len(batches - set(acknowledged)) <= round_ + 1
 
 
-def test_two_writers_and_a_reader_get_along(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"  # not there yet: both find an empty database
-    writers = [start_writer(path, name, batches=60) for name in ("a", "b")]
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_writers_and_a_reader_get_along(kind: str, tmp_path: Path) -> None:
+    with database(kind, tmp_path, is_migrated=False) as url:  # both find nothing in it
+        check_two_writers(url)
+
+
+def check_two_writers(url: str) -> None:
+    writers = [start_writer(url, name, batches=60) for name in ("a", "b")]
     seen = [0]
-    with Store.open(path) as store:
+    with Store.open(url) as store:
         while any(writer.poll() is None for writer in writers):
             seen.append(sum(batch.num_rows for batch in store.columns("n")))
         errors = [writer.communicate()[1] for writer in writers]
@@ -83,17 +91,16 @@ def test_two_writers_and_a_reader_get_along(tmp_path: Path) -> None:
     assert any(0 < count < 1_200 for count in seen)
 
 
-def test_forgetting_while_another_process_writes(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    writer = start_writer(path, "person", batches=100_000)
+def test_forgetting_while_another_process_writes(url: str, tmp_path: Path) -> None:
+    writer = start_writer(url, "person", batches=100_000)
     assert writer.stdout is not None
     writer.stdout.readline()
-    with Store.open(path) as store:
+    with Store.open(url) as store:
         counts = store.forget("n", "person1")
         assert counts.interactions >= 3
         writer.wait(timeout=10)
         _, errors = writer.communicate()
         assert "forgotten" in errors
         assert store.users("n") == ["person0", "person2"]
-        assert store.scrub()
+        assert store.scrub() is (store.dialect == "sqlite")
     assert not any(b"person1" in file.read_bytes() for file in tmp_path.iterdir())

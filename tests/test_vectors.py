@@ -36,8 +36,8 @@ class CountingEncoder:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "people.db") as opened:
+def store(url: str) -> Iterator[Store]:
+    with Store.open(url) as opened:
         texts = [*TEXTS, *(f"text number {n}" for n in range(2000))]
         rows = [Interaction("ana", "", t, id=str(n)) for n, t in enumerate(texts) if t]
         opened.add("n", rows)

@@ -55,6 +55,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _MANIFEST = "manifest.json"
 _CURRENT = "current"
 _LOCK = ".lock"
+_PUBLISHING = ".publishing"
+_TRAINING = ".training"
+_LOCKS = (_LOCK, _PUBLISHING, _TRAINING)
 _STAGING_PREFIX = ".staging-"
 _VERSION = re.compile(r"(\d{6,})-([0-9a-f]{8})")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -203,6 +206,45 @@ def prune(root: Path, namespace: str, keep: int = 2) -> list[str]:
 
 
 @contextmanager
+def replacing(root: Path, namespace: str) -> Iterator[None]:
+    """Keep other processes and threads from replacing what is in force; waits its turn.
+
+    For whoever publishes what was made of the version in force: only inside is it sure that nobody
+    publishes in between. Ends with its process; must not be entered twice.
+    """
+    with replacing_in(_make_home(root, namespace)):
+        yield
+
+
+@contextmanager
+def replacing_in(home: Path) -> Iterator[None]:
+    """`replacing`, for one of `homes`."""
+    with locked(home, _PUBLISHING):
+        yield
+
+
+@contextmanager
+def training(root: Path, namespace: str, *, is_patient: bool = True) -> Iterator[None]:
+    """Keep others from training in the same namespace; what is in force may be replaced.
+
+    Raises:
+        BlockingIOError: not `is_patient`, and somebody else is training.
+    """
+    with locked(_make_home(root, namespace), _TRAINING, is_patient=is_patient):
+        yield
+
+
+def homes(root: Path) -> list[Path]:
+    """The folders of all namespaces."""
+    return sorted({path.parent for path in root.glob("*/.*") if path.name in _LOCKS})
+
+
+def copy_home(home: Path, target: Path) -> None:
+    """Copy what is published in a namespace; call inside `replacing_in`."""
+    shutil.copytree(home, target, ignore=shutil.ignore_patterns(".*"))
+
+
+@contextmanager
 def staging(parent: Path) -> Iterator[Path]:
     """Yield a private folder on the disk of `parent`, to be filled and then renamed to its place.
 
@@ -223,11 +265,11 @@ def staging(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = _LOCK, *, is_patient: bool = True) -> Iterator[None]:
     """Keep other processes and threads out of this folder's `locked` blocks; waits its turn."""
-    lock = _open_lock(folder)
+    lock = _open_lock(folder, name)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if is_patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(lock)
@@ -302,8 +344,8 @@ def _pointed_at(home: Path) -> str | None:
     return path.read_text("ascii", errors="replace").strip() if path.is_file() else None
 
 
-def _open_lock(folder: Path) -> int:
-    return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+def _open_lock(folder: Path, name: str = _LOCK) -> int:
+    return os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _remove_abandoned(parent: Path) -> None:

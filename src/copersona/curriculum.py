@@ -7,13 +7,14 @@ is trained. Needs torch.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from copersona.answering.serving import Desk
 from copersona.config import CoPersonaConfig
-from copersona.errors import ConfigError
+from copersona.errors import ArtifactError, ConfigError
 from copersona.fitting import train_graph
 from copersona.language.softened import SoftScorer
 from copersona.learnt import GATE, GRAPH, SOFT, Weights
@@ -34,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 Said = tuple[str, ...]
 
 ORDER = (GRAPH, SOFT, GATE)
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,53 @@ class Curriculum:
 
         Raises:
             DataError: too few lenders allow training, or have enough to learn from.
+            ArtifactError: the state was replaced again and again while it was trained on.
 
         Source: method step 12.
         """
         start, version, said = time.perf_counter(), "", list[str]()
-        if GATE in parts:  # too few lessons for it are told before anything is trained
-            self._gate_lessons(self.in_force(), parts)
-        for part in sorted(parts, key=ORDER.index):
+        with self.states.training():
+            if GATE in parts:  # too few lessons for it are told before anything is trained
+                self._gate_lessons(self.in_force(), parts)
+            for part in sorted(parts, key=ORDER.index):
+                version, told = self._trained(part, parts)
+                said += told
+        return TrainReport(version, tuple(said), time.perf_counter() - start)
+
+    def _trained(self, part: str, parts: Sequence[str]) -> tuple[str, Said]:
+        """Train and publish one part: anew where the state it was trained on was replaced."""
+        for _ in range(_TRIES):
             published = self.in_force()
             weights, told = self._taught(part, published)
-            below = ORDER[: ORDER.index(part)]
-            learnt = {name: one for name, one in published.learnt.items() if name in below}
-            dropped = set(published.learnt) - {*below, *parts}
-            if weights:
-                learnt[part] = weights
-            version = self.states.publish(*published[1:4], learnt)
-            self.states.prune()
-            said += [*told, *(f"{name}: dropped, train it anew" for name in sorted(dropped))]
-        return TrainReport(version, tuple(said), time.perf_counter() - start)
+            with self.states.replacing():
+                if self._is_in_force(published, weights):
+                    version, dropped = self._publish(part, parts, published, weights)
+                    return version, (*told, *dropped)
+            shutil.rmtree(self.states.training_folder, ignore_errors=True)
+        raise ArtifactError(
+            f"{part}: not published, since the fitted state was replaced, or a lender left, "
+            f"{_TRIES} times while it was trained; train again when less happens"
+        )
+
+    def _is_in_force(self, published: Published, weights: Weights | None) -> bool:
+        """Whether nothing replaced the state meanwhile, and all who taught still allow it."""
+        now = self.in_force()
+        policy, lenders = self.desk_of(now).policy, enumerate(now.state.lenders)
+        return now.version == published.version and all(
+            policy.trains(user) for row, user in lenders if weights and weights.saw(row)
+        )
+
+    def _publish(
+        self, part: str, parts: Sequence[str], published: Published, weights: Weights | None
+    ) -> tuple[str, Said]:
+        below = ORDER[: ORDER.index(part)]
+        learnt = {name: one for name, one in published.learnt.items() if name in below}
+        dropped = set(published.learnt) - {*below, *parts}
+        if weights:
+            learnt[part] = weights
+        version = self.states.publish(*published[1:4], learnt)
+        self.states.prune()
+        return version, tuple(f"{name}: dropped, train it anew" for name in sorted(dropped))
 
     def _taught(self, part: str, published: Published) -> tuple[Weights | None, Said]:
         if part == GRAPH:

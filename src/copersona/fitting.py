@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,6 +52,12 @@ def lent(store: Store, namespace: str, policy: Policy) -> list[Interaction]:
     if not rows:
         raise DataError("no interactions of users who lend: add some, or let users lend")
     return rows
+
+
+def is_still_lent(rows: Iterable[Interaction], now: Iterable[Interaction]) -> bool:
+    """Whether all that was read is lent now too, word for word; more may have come."""
+    lent_now = {row.id: row for row in now}
+    return all(lent_now.get(row.id) == row for row in rows)
 
 
 def fit_rows(

@@ -11,7 +11,6 @@ lives in the modules it calls; nothing is computed here.
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,11 +23,12 @@ from copersona.answering.explain import nameless, trace_of
 from copersona.answering.prompting import PromptConfig
 from copersona.answering.serving import Answered, Desk
 from copersona.answering.vectors import VectorCache
+from copersona.backups import back_up
 from copersona.config import CoPersonaConfig
 from copersona.consent import Policy
-from copersona.departure import forget_user
+from copersona.departure import complete, receipt_of, take_out
 from copersona.errors import ConfigError, NotFittedError
-from copersona.fitting import aligned, fit_rows, lent
+from copersona.fitting import Fitted, aligned, fit_rows, is_still_lent, lent
 from copersona.histories import Histories
 from copersona.ingestion import encoded
 from copersona.language.backends import Backends
@@ -44,6 +44,7 @@ from copersona.records import (
     BOTH,
     Branches,
     Context,
+    Interaction,
     Persona,
     Query,
     Vote,
@@ -56,6 +57,7 @@ from copersona.reports import (
     TrainReport,
 )
 from copersona.softprompts.config import SoftPromptConfig
+from copersona.storage.backup_log import TakenBackup
 from copersona.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -85,8 +87,7 @@ class CoPersona(Histories):
         self._states = States(state_root, namespace)
         self._policies = Policies(store, namespace, self._states)
         self._parametric = Parametric(self._backends)
-        self._secret = secrets.token_bytes(32)
-        self._leaving = threading.Lock()
+        self._secret = store.pseudonym_key(namespace)
 
     @classmethod
     def open(
@@ -117,13 +118,10 @@ class CoPersona(Histories):
             StoreError: the store cannot be opened.
             ConfigError: a database URL without `state_dir`.
         """
-        is_url = "://" in str(store)
-        if state_dir is None and is_url and not str(store).startswith("sqlite"):
-            raise ConfigError("a database URL needs state_dir: the folder for fitted states")
-        path = str(store).split("///", 1)[-1] if is_url else str(store)
+        root = state_folder(store, state_dir)
         return cls(
             Store.open(store), namespace=namespace, encoder=encoder, generator=generator,
-            state_root=state_dir or Path(path + ".state"), config=config or CoPersonaConfig(),
+            state_root=root, config=config or CoPersonaConfig(),
             api_key=api_key, encoder_api_key=encoder_api_key,
         )  # fmt: skip
 
@@ -150,12 +148,19 @@ class CoPersona(Histories):
             strict: what was trained on the user is served no more, until it is trained anew.
 
         """
-        with self._leaving:  # two at once would each publish a state with the other one in it
-            return forget_user(
-                self.store, self.namespace, self._states, user,
-                lambda published, history: self._desk(published).own_corpus(history),
-                strict=strict,
-            )  # fmt: skip
+        departed = take_out(
+            self.store, self.namespace, self._states, user,
+            lambda published, history: self._desk(published).own_corpus(history), strict=strict,
+        )  # fmt: skip
+        self.repair()
+        return receipt_of(self.store, self.namespace, self._states, departed)
+
+    def repair(self) -> int:
+        """Complete what processes that were killed left of forgetting; how many users it was about.
+
+        Cheap where there is nothing to do; else it may fit anew.
+        """
+        return complete(self.store, self.namespace, self._states, self._fit_again)
 
     # ---- fitting -------------------------------------------------------------------------------
 
@@ -165,22 +170,47 @@ class CoPersona(Histories):
         Raises:
             DataError: nobody lends anything.
         """
-        start, policy, cut = time.perf_counter(), self.policy(), time.time()
-        revision = self.store.revision(self.namespace)  # before the rows: none is missed later
-        rows = lent(self.store, self.namespace, policy)
+        start = time.perf_counter()
+        revision, rows = self._lent()
         spec, why = self._backends.encoder_for(2 * len(rows))
-        done = fit_rows(
-            rows, self._cache(spec), spec, policy, self.config.method, cut, progress
-        )  # fmt: skip
-        state = replace(done.state, revision=revision)
-        version = self._states.publish(state, done.items, done.words)
-        self._states.prune()
+        done = self._fitted(rows, revision, spec, progress)
+        with self._states.replacing():
+            if self.store.revision(self.namespace) != revision:
+                revision, now = self._lent()
+                if not is_still_lent(rows, now):  # somebody left, or took something back
+                    done = self._fitted(now, revision, spec, progress)
+            version, state = self._publish(done), done.state
+        self.repair()
         return FitReport(
             version, why, self.store.n_users(self.namespace), len(state.lenders),
             done.n_interactions, state.facets.names, "" if state.calibration.believes else
             "on masked facets peers added nothing measurable: completion will borrow nothing",
             done.warnings, time.perf_counter() - start,
         )  # fmt: skip
+
+    def _lent(self) -> tuple[int, list[Interaction]]:
+        """What is lent, and a revision of the store in which all of it was there."""
+        revision = self.store.revision(self.namespace)  # before the rows: none is missed later
+        return revision, lent(self.store, self.namespace, self.policy())
+
+    def _fitted(
+        self, rows: list[Interaction], revision: int, spec: str, progress: Progress | None
+    ) -> Fitted:
+        done = fit_rows(
+            rows, self._cache(spec), spec, self.policy(), self.config.method, time.time(), progress
+        )  # fmt: skip
+        return replace(done, state=replace(done.state, revision=revision))
+
+    def _publish(self, done: Fitted) -> str:
+        version = self._states.publish(done.state, done.items, done.words)
+        self._states.prune()
+        return version
+
+    def _fit_again(self) -> None:
+        """Fit what is lent now, for whoever has seen to it that nobody else publishes."""
+        revision, rows = self._lent()
+        spec, _ = self._backends.encoder_for(2 * len(rows))
+        self._publish(self._fitted(rows, revision, spec, None))
 
     def train(
         self,
@@ -220,8 +250,7 @@ class CoPersona(Histories):
             config = config.model_copy(update={"soft_prompt": soft})
 
         def corpus_of(state: FittedState) -> Corpus:
-            rows = lent(self.store, self.namespace, self.policy())
-            return aligned(encoded(rows, self._cache(state.encoder), progress), state)
+            return aligned(encoded(self._lent()[1], self._cache(state.encoder), progress), state)
 
         named = {GRAPH: graph, SOFT: soft_prompt, GATE: gate}
         return Curriculum(
@@ -440,6 +469,33 @@ class CoPersona(Histories):
 
     # ---- operations ----------------------------------------------------------------------------
 
+    def back_up(self, directory: Path) -> TakenBackup:
+        """Write the store, with all its namespaces, and its fitted states to a folder.
+
+        Raises:
+            ConfigError: the folder holds something.
+        """
+        return back_up(self.store, self._root, directory)
+
     def doctor(self) -> list[str]:
         """Problems of the store and the fitted states; empty when all is sound."""
-        return [*self.store.integrity(), *self._states.problems()]
+        return [*self.store.integrity(), *self._cut_off(), *self._states.problems()]
+
+    def _cut_off(self) -> list[str]:
+        count = len(self.store.departures.under_way(self.namespace))
+        return [f"{count} users are forgotten and not yet out of every fitted state; "
+                "`copersona repair` completes it"] if count else []  # fmt: skip
+
+
+def state_folder(store: str | Path, state_dir: Path | None) -> Path:
+    """Where the fitted states of a store are.
+
+    Raises:
+        ConfigError: a database URL without `state_dir`.
+    """
+    if state_dir is not None:
+        return state_dir
+    name = str(store)
+    if "://" in name and not name.startswith("sqlite"):
+        raise ConfigError("a database URL needs state_dir: the folder for fitted states")
+    return Path((name.split("///", 1)[-1] if "://" in name else name) + ".state")

@@ -9,9 +9,11 @@ what a state is used for.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,9 +92,17 @@ class States:
                     return self.held
                 self.held = self._open(wanted)
         except ArtifactError as error:
+            if self._is_replaced(wanted):  # while it was being opened
+                return self._in_force()
             return self._instead_of(wanted, error)
         self.degraded = ""
         return self.held
+
+    def _is_replaced(self, version: str) -> bool:
+        try:
+            return artifacts.current(self.root, self._namespace) not in (None, version)
+        except ArtifactError:
+            return False
 
     def publish(
         self, state: FittedState, items: TextItems, words: WordCounts, learnt: Learnt | None = None
@@ -106,6 +116,31 @@ class States:
         self.held = _restored(version, arrays, meta)  # as later readers see it: rounded as stored
         self.degraded = ""
         return version
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Nobody else, in this process or another, publishes meanwhile.
+
+        Whoever publishes does so inside, and looks inside again at what it was made of.
+        """
+        with artifacts.replacing(self.root, self._namespace):
+            yield
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Nobody else trains in this namespace meanwhile; publishing goes on."""
+        with artifacts.training(self.root, self._namespace):
+            yield
+
+    def drop_checkpoints(self) -> None:
+        """Delete what a killed training would go on from; who is training just now does so itself.
+
+        They notice, when they come to publish, that the state was replaced.
+        """
+        with suppress(BlockingIOError), artifacts.training(
+            self.root, self._namespace, is_patient=False
+        ):  # fmt: skip
+            shutil.rmtree(self.training_folder, ignore_errors=True)
 
     def versions(self) -> list[str]:
         """What lies in the folder, oldest first, sound or not."""

@@ -80,6 +80,23 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class HeldBackup:
+    """A backup that was taken before a user was forgotten, and may hold them.
+
+    Attributes:
+        place: the folder it was written to.
+        age_days: since it was taken.
+        is_noted: the tombstone was written beside it, so that restoring it erases the user again;
+            False where it is not at its place any more.
+    """
+
+    id: str
+    place: str
+    age_days: float
+    is_noted: bool
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What a forgotten user left, and what is left of the user.
 
@@ -89,6 +106,8 @@ class Receipt:
         not_unlearnt: averages over everybody that the next fit replaces.
         traces_found: files in which an independent scan still finds the user; empty when clean.
         scanned: number of files the scanner read.
+        searched, unsearched: what it looked at, and what it cannot look at.
+        backups: copies that may still hold the user.
     """
 
     removed: Mapping[str, int]
@@ -97,6 +116,9 @@ class Receipt:
     not_unlearnt: tuple[str, ...]
     traces_found: tuple[str, ...]
     scanned: int
+    searched: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
+    backups: tuple[HeldBackup, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from copersona.commands import checkup, decisions, mcp, serve, terminal
+from copersona.commands import backups, checkup, decisions, mcp, serve, terminal
 from copersona.commands import options as opt
 from copersona.commands.evaluate import cached_results, evaluate
 from copersona.commands.session import Session, check, session_of
@@ -358,7 +358,7 @@ def _explained(
         ) from error
 
 
-for _verb in decisions.VERBS:
+for _verb in (*decisions.VERBS, *backups.VERBS):
     app.command()(_verb)
 
 app.command()(serve.serve)

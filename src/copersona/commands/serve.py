@@ -16,7 +16,7 @@ import typer
 from copersona.commands import options as opt
 from copersona.commands import terminal
 from copersona.commands.session import Session, session_of
-from copersona.errors import MissingExtraError
+from copersona.errors import CoPersonaError, MissingExtraError
 
 if TYPE_CHECKING:
     from socket import socket
@@ -153,8 +153,13 @@ def announce(keys: Keys, namespace: str, host: str, listening: socket, path: str
 
 
 def opened(session: Session, namespace: str) -> CoPersona:
-    """The front door of a namespace, as the settings of this process have it."""
-    return session.open(namespace=namespace)
+    """The front door of a namespace, with what was cut off there completed."""
+    engine = session.open(namespace=namespace)
+    try:
+        engine.repair()
+    except CoPersonaError as error:  # whoever was forgotten is served to nobody all the same
+        terminal.notice(f"a forget that was cut off is still not complete: {type(error).__name__}")
+    return engine
 
 
 def audit(

@@ -162,6 +162,13 @@ def say_receipt(receipt: Receipt, *, as_json: bool) -> None:
         say(f"words like this user's are still in: {file}")
     if not receipt.traces_found:
         say(f"an independent scan of {receipt.scanned:,} files found nothing")
+    for place in receipt.searched:
+        say(f"looked at: {place}")
+    for place in receipt.unsearched:
+        say(f"out of reach: {place}")
+    for one in receipt.backups:
+        note = "erased again where it is restored" if one.is_noted else "not at its place"
+        say(f"may be in a backup: {one.id}, {one.age_days:g} days old, {one.place} ({note})")
 
 
 def say_ingested(report: IngestReport, *, as_json: bool, dry_run: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,12 @@ import sqlalchemy as sa
 
 from copersona.erasing.byte_search import MIN_BYTES, Findings, Matcher, find_bytes
 from copersona.erasing.remains import (
+    Ask,
     Grave,
     Held,
     HeldAs,
     StateFiles,
+    asking,
     graves_of,
     held_in_rows,
     held_in_store,
@@ -44,6 +47,13 @@ _PIECE, _STRIDE = 200, 700
 text over pages of 4 kB, and every full page then holds a whole needle."""
 _SHORT_BYTES = 24
 _BUFFER_BYTES = 2**22
+_SEARCHED = ("rows of the database, traces among them", "every fitted state that is kept, "
+             "and whatever lies beside them")  # fmt: skip
+_UNSEARCHED = ("backups, exports, logs and prompts that left this program",
+               "what the disk or the file system keeps of erased blocks")  # fmt: skip
+_SERVER_FILES = (
+    "files of the PostgreSQL server: dead rows until a vacuum, its log, archives and replicas"
+)
 # Which needles are excused by which holding of somebody else.
 _EXCUSES: Mapping[HeldAs, frozenset[Kind]] = {
     "words": frozenset({"mark", "words", "short", "name"}),
@@ -83,13 +93,14 @@ def scan(
         root: folder of fitted states.
         history: what the user had said, read before it was erased.
         said: their instructions.
-        namespace: where they were forgotten; found from the tombstones of an SQLite file.
+        namespace: where they were forgotten; found from the tombstones where None.
 
     Raises:
         StoreError: the files could not be searched; whether anything is left is unknown.
     """
     database = _database_file(store)
-    graves = graves_of(database, user) if database else ()
+    with _asking(store) as ask:
+        graves = graves_of(ask, user)
     names = {namespace} if namespace else {grave.namespace for grave in graves}
     needles = needles_of(user, history, said, graves)
     places = [*_store_files(database), *([root] if root.exists() else [])]
@@ -103,9 +114,18 @@ def scan(
     else:
         left = _files_with(findings, needles, guilty)
     left.update(_listed(store, root, names, user, history))
-    if database and _rows_left(database, user, graves, history):
-        left.add(str(database))
+    with _asking(store) as ask:
+        tables = _rows_left(ask, user, graves, history)
+    if tables:
+        left.update([str(database)] if database else [f"table {name}" for name in tables])
     return tuple(sorted(left)), findings.n_read
+
+
+def reach(store: Store) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What `scan` looks at and what it cannot look at, in words."""
+    if _database_file(store):
+        return (*_SEARCHED, "the bytes of the database file and of its log"), _UNSEARCHED
+    return _SEARCHED, (_SERVER_FILES, *_UNSEARCHED)
 
 
 def counted(counts: ForgetCounts) -> dict[str, int]:
@@ -177,6 +197,16 @@ def _json(text: str) -> str:
 def _database_file(store: Store) -> Path | None:
     name = sa.make_url(store.url).database
     return Path(name) if store.dialect == "sqlite" and name else None
+
+
+@contextmanager
+def _asking(store: Store) -> Iterator[Ask]:
+    database = _database_file(store)
+    if database:
+        with asking(database) as ask:
+            yield ask
+    else:
+        yield store.ask
 
 
 def _store_files(database: Path | None) -> list[Path]:
@@ -277,11 +307,11 @@ def _listed(
 
 
 def _rows_left(
-    database: Path, user: str, graves: Sequence[Grave], history: Sequence[Interaction]
+    ask: Ask, user: str, graves: Sequence[Grave], history: Sequence[Interaction]
 ) -> list[str]:
     ids = {id_hash(row.id) for row in history}
     texts = {content_hash(t) for row in history for t in (row.input_text, row.response_text)}
-    return rows_left(database, user, graves, ids, texts)
+    return rows_left(ask, user, graves, ids, texts)
 
 
 def _is_somebody(store: Store, state: StateFiles, user: str) -> bool:

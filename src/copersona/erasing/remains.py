@@ -1,6 +1,6 @@
 """What is still kept after somebody was forgotten, read by another hand than the one that erased.
 
-An SQLite file is read with plain SQL and fitted states as the files they are, without the store and
+A database is read with plain SQL and fitted states as the files they are, without what erases and
 without `artifacts`, so that a mistake made there is not repeated here. It gives two things: where a
 user is listed although forgotten, and what *others* still hold, which is nobody's trace. It decides
 nothing and searches no bytes.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ that name facets and labels in a fitted state."""
 
 # Everything of these is either somebody's row, read below, or no text.
 _OWN_QUERIES = ("users", "interactions", "instructions", "traces", "embeddings", "tombstones",
-                "trace_quotes", "user_states")  # fmt: skip
+                "trace_quotes", "user_states", "departures")  # fmt: skip
 _PROGRAM_META = ("config", "encoder", "views")
 
 
@@ -51,18 +51,32 @@ class Held:
     data: bytes
 
 
-def graves_of(database: Path, user: str) -> tuple[Grave, ...]:
-    """Where a tombstone stands for this user, in an SQLite file."""
+Ask = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
+"""Runs plain SQL with named values; texts may come as bytes."""
+
+
+@contextmanager
+def asking(database: Path) -> Iterator[Ask]:
+    """An SQLite file, read past the store."""
     with closing(_connect(database)) as connection:
-        keys = [row[0] for row in connection.execute("SELECT value FROM store_keys")]
-        marks = {row[0] for row in connection.execute("SELECT mark FROM tombstones")}
-        names = connection.execute("SELECT id, name FROM namespaces").fetchall()
+        yield lambda sql, values: connection.execute(sql, values).fetchall()
+
+
+def graves_of(ask: Ask, user: str) -> tuple[Grave, ...]:
+    """Where a tombstone stands for this user."""
+    keys = [bytes(row[0]) for row in ask("SELECT value FROM store_keys", {})]
+    marks = {bytes(row[0]) for row in ask("SELECT mark FROM tombstones", {})}
+    names = [(number, _text(name)) for number, name in ask("SELECT id, name FROM namespaces", {})]
     return tuple(
-        Grave(number, name.decode(), mark)
+        Grave(number, name, mark)
         for number, name in names
         for key in keys
-        if (mark := user_mark(key, name.decode(), user)) in marks
+        if (mark := user_mark(key, name, user)) in marks
     )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def held_in_store(
@@ -94,40 +108,39 @@ def held_in_store(
 
 
 def rows_left(
-    database: Path,
+    ask: Ask,
     user: str,
     graves: Collection[Grave],
     id_hashes: Collection[bytes],
     text_hashes: Collection[bytes],
 ) -> list[str]:
-    """Tables of an SQLite file in which the forgotten user still has a row.
+    """Tables in which the forgotten user still has a row.
 
     Args:
         text_hashes: of all the user's texts; an embedding of one stays if somebody else has it.
     """
     left: set[str] = set()
-    with closing(_connect(database)) as connection:
-        for grave in graves:
-            if connection.execute("SELECT 1 FROM users WHERE mark = ?", [grave.mark]).fetchone():
-                left.add("users")
-            if connection.execute("SELECT 1 FROM api_keys WHERE mark = ?", [grave.mark]).fetchone():
-                left.add("api_keys")
-            number = grave.namespace_id
-            for one in id_hashes:
-                if connection.execute(_HAS_ROW, [number, one]).fetchone():
-                    left.add("interactions")
-            for one in text_hashes:
-                if connection.execute(_HAS_VECTOR, [number, one]).fetchone():
-                    left.add("embeddings")
-            found = connection.execute("SELECT payload FROM traces WHERE namespace_id=?", [number])
-            if any(_asker(payload) == user for (payload,) in found):
-                left.add("traces")
+    for grave in graves:
+        for table in ("users", "api_keys"):
+            if ask(f"SELECT 1 FROM {table} WHERE mark = :mark", {"mark": grave.mark}):
+                left.add(table)
+        number = grave.namespace_id
+        for one in id_hashes:
+            if ask(_HAS_ROW, {"namespace": number, "hash": one}):
+                left.add("interactions")
+        for one in text_hashes:
+            if ask(_HAS_VECTOR, {"namespace": number, "hash": one}):
+                left.add("embeddings")
+        found = ask("SELECT payload FROM traces WHERE namespace_id = :namespace",
+                    {"namespace": number})  # fmt: skip
+        if any(_asker(payload) == user for (payload,) in found):
+            left.add("traces")
     return sorted(left)
 
 
-_HAS_ROW = "SELECT 1 FROM interactions WHERE namespace_id = ? AND id_hash = ?"
+_HAS_ROW = "SELECT 1 FROM interactions WHERE namespace_id = :namespace AND id_hash = :hash"
 _HAS_VECTOR = """
-    SELECT 1 FROM embeddings AS e WHERE namespace_id = ? AND hash = ?
+    SELECT 1 FROM embeddings AS e WHERE namespace_id = :namespace AND hash = :hash
     AND NOT EXISTS (SELECT 1 FROM interactions AS i
                     WHERE i.namespace_id = e.namespace_id AND i.input_hash = e.hash)
     AND NOT EXISTS (SELECT 1 FROM interactions AS i
@@ -135,7 +148,7 @@ _HAS_VECTOR = """
 """
 
 
-def _asker(payload: bytes) -> object:
+def _asker(payload: bytes | str) -> object:
     found = json.loads(payload)
     return found.get("user") if isinstance(found, dict) else None
 

@@ -201,6 +201,17 @@ class ExportAnswer(Answer):
     """What their chats took."""
 
 
+class BackupAnswer(Answer):
+    """A backup that may still hold a forgotten user."""
+
+    id: str
+    """As `copersona backups` shows it."""
+    age_days: float
+    """Since it was taken."""
+    is_noted: bool
+    """Whether the tombstone stands beside it, so that restoring it erases the user again."""
+
+
 class ReceiptAnswer(Answer):
     """What a forgotten user left, and what is left of the user."""
 
@@ -216,6 +227,12 @@ class ReceiptAnswer(Answer):
     """Names of files in which an independent scan still finds the user; empty when clean."""
     scanned: int
     """How many files it read."""
+    searched: list[str]
+    """What the scan looked at."""
+    unsearched: list[str]
+    """What no scan from here can look at."""
+    backups: list[BackupAnswer]
+    """Copies that may still hold the user."""
 
     @classmethod
     def of(cls, receipt: Any) -> ReceiptAnswer:

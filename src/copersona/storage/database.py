@@ -22,7 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from copersona.errors import DataError, MissingExtraError, StoreError
-from copersona.storage import migrations
+from copersona.storage import copies, migrations
 from copersona.storage.schema import namespaces
 
 _Value = TypeVar("_Value")
@@ -178,6 +178,10 @@ class Database:
             cursor.execute(_COMPACT[self.dialect])
         self.scrub()
 
+    def copy_to(self, path: Path) -> None:
+        """The whole database, as it is at this moment, as a new file; see `copies`."""
+        copies.dump(self._engine.url, path)
+
     def damage(self) -> list[str]:
         """What the database itself finds wrong with its file; empty when sound."""
         if self.dialect != "sqlite":
@@ -267,6 +271,18 @@ def _is_named(namespace: str) -> sa.ColumnElement[bool]:
 def _reason(error: SQLAlchemyError) -> str:
     """What the driver said, without the statement and its values."""
     return str(getattr(error, "orig", None) or error)
+
+
+def parse_url(url: str | Path, dialect: str) -> sa.URL:
+    """A URL or a path of a database of this kind.
+
+    Raises:
+        StoreError: it is none.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() != dialect:
+        raise StoreError(f"{parsed.drivername!r} is no {dialect}, which the backup is of")
+    return parsed
 
 
 def _parse(url: str | Path) -> sa.URL:

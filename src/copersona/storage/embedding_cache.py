@@ -120,6 +120,12 @@ def unused() -> sa.ColumnElement[bool]:
     return sa.and_(*(~_uses(column) for column in _HASH_COLUMNS))
 
 
+def n_unused(connection: sa.Connection) -> int:
+    """How many embeddings are of texts nobody has; 0 when sound."""
+    query = sa.select(sa.func.count()).select_from(embeddings)
+    return connection.scalar(query.where(unused())) or 0
+
+
 def _uses(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     same_namespace = interactions.c.namespace_id == embeddings.c.namespace_id
     query = sa.exists().where(same_namespace, column == embeddings.c.hash)

@@ -230,6 +230,23 @@ audit_marks = sa.Table(
     sa.Column("mark", sa.Text, primary_key=True, index=True),
 )
 
+# Who was forgotten and may still stand in a fitted state: forgetting goes on, or was cut off.
+departures = sa.Table(
+    "departures",
+    metadata,
+    sa.Column("mark", _Bytes, primary_key=True),
+    _owner("namespace_id", "namespaces.id", index=True),
+)
+
+# Copies of the whole database, with all its namespaces, and where they were put.
+backups = sa.Table(
+    "backups",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
 # Everything of an `Interaction` but its user, in the order `interaction_of` reads.
 INTERACTION_FIELDS = (
     interactions.c.id,

@@ -8,7 +8,7 @@ know what the words mean: it encodes nothing, ranks nothing and fits nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,9 @@ from copersona.interactions import check
 from copersona.records import Consent, Interaction, RowOutcome
 from copersona.storage import embedding_cache, erasure, snapshot, trace_log
 from copersona.storage.audit_log import AuditLog
+from copersona.storage.backup_log import BackupLog
 from copersona.storage.database import Database, Scope, rows_in
+from copersona.storage.departures import Departures
 from copersona.storage.erasure import ForgetCounts
 from copersona.storage.intake import Intake
 from copersona.storage.job_log import JobLog
@@ -32,7 +34,6 @@ from copersona.storage.key_ring import KeyRing
 from copersona.storage.schema import (
     INTERACTION_FIELDS,
     content_hash,
-    embeddings,
     id_hash,
     instructions,
     interaction_of,
@@ -44,10 +45,9 @@ from copersona.storage.schema import (
     users,
 )
 from copersona.storage.usage_log import UsageLog
-from copersona.storage.user_registry import UserRegistry, touch
+from copersona.storage.user_registry import UserRegistry, pseudonym_key, touch
 
 __all__ = ["ForgetCounts", "Remembered", "Store", "content_hash"]
-
 
 _SAID = (
     sa.select(instructions.c.text)
@@ -83,6 +83,8 @@ class Store:
         self.keys = KeyRing(database, self._registry)
         self.usage = UsageLog(database, self._registry)
         self.jobs, self.audit = JobLog(database), AuditLog(database, self._registry)
+        self.departures = Departures(database, self._registry)
+        self.backups = BackupLog(database)
         self.url = database.url
         self.dialect = database.dialect
 
@@ -444,9 +446,18 @@ class Store:
             self._registry.lift(scope, user)
             touch(scope)
 
+    def pseudonym_key(self, namespace: str) -> bytes:
+        """What the pseudonyms of this namespace are made with, in every process alike."""
+        return pseudonym_key(self._database, namespace)
+
     def scrub(self) -> bool:
         """Empty the write-ahead log; True where nothing erased can be read from it any more."""
         return self._database.scrub()
+
+    def ask(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Rows of a plain query, for whoever does not take this module's word."""
+        with self._database.reading() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(sql), values)]
 
     def compact(self) -> None:
         """Write the whole database anew: the sure way to be rid of stale copies of erased rows.
@@ -462,7 +473,7 @@ class Store:
         with self._database.reading() as connection:
             counts = {
                 "interactions in another namespace than their user": _count_strays(connection),
-                "embeddings of texts nobody has": _count_unused(connection),
+                "embeddings of texts nobody has": embedding_cache.n_unused(connection),
                 "users still there although forgotten": self._registry.buried_users(connection),
             }
         return found + [f"{count} {what}" for what, count in counts.items() if count]
@@ -492,8 +503,3 @@ def _count_strays(connection: sa.Connection) -> int:
     query = sa.select(sa.func.count()).select_from(interactions.join(users))
     query = query.where(users.c.namespace_id != interactions.c.namespace_id)
     return connection.scalar(query) or 0
-
-
-def _count_unused(connection: sa.Connection) -> int:
-    query = sa.select(sa.func.count()).select_from(embeddings)
-    return connection.scalar(query.where(embedding_cache.unused())) or 0

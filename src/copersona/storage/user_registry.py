@@ -7,6 +7,7 @@ row was not forgotten. This module neither reads nor erases histories.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +20,7 @@ from copersona.records import Consent, Interaction
 from copersona.storage.database import Database, Scope, chunks, insert_many, rows_in
 from copersona.storage.schema import (
     api_keys,
+    departures,
     namespaces,
     store_keys,
     tombstones,
@@ -29,10 +31,12 @@ from copersona.storage.schema import (
 
 NOT_REMEMBERED = "the user does not allow `remember`"
 FORGOTTEN = "the user was forgotten; `readmit` lifts that"
+LEAVING = "the user is still being forgotten; where that was cut off, `repair` completes it"
 NOTHING_ALLOWED = Consent(remember=False, learn=False, lend="no", train=False)
 
 _CONSENT = (user_states.c.remember, user_states.c.learn, user_states.c.lend, user_states.c.train)
 _MARK_KEY = "user marks"
+_PSEUDONYM_KEY = "pseudonyms"
 
 
 class UserRegistry:
@@ -41,7 +45,7 @@ class UserRegistry:
     def __init__(self, database: Database, default: Consent) -> None:
         self._database = database
         self._default = default
-        self._key = _mark_key(database)
+        self._key = _store_key(database, _MARK_KEY)
 
     def mark(self, namespace: str, user: str) -> bytes:
         """What stands for a user in indices and tombstones."""
@@ -123,13 +127,25 @@ class UserRegistry:
 
         The row of the user must go in the same transaction.
         """
-        mark = self.mark(scope.namespace, user)
+        self.bury_mark(scope, self.mark(scope.namespace, user))
+
+    def bury_mark(self, scope: Scope, mark: bytes) -> None:
+        """The same of somebody of whom only the mark is known."""
+        row = {"mark": mark, "namespace_id": scope.id}
         scope.connection.execute(self._database.insert_new(tombstones), {"mark": mark})
+        scope.connection.execute(self._database.insert_new(departures), row)
         scope.connection.execute(sa.delete(api_keys).where(api_keys.c.mark == mark))
 
     def lift(self, scope: Scope, user: str) -> None:
-        """Take the tombstone away, if there is one."""
+        """Take the tombstone away, if there is one.
+
+        Raises:
+            DataError: the user is not yet gone from every fitted state.
+        """
         mark = self.mark(scope.namespace, user)
+        is_leaving = sa.select(departures.c.mark).where(departures.c.mark == mark)
+        if scope.connection.scalar(is_leaving) is not None:
+            raise DataError(LEAVING, field="user")
         scope.connection.execute(sa.delete(tombstones).where(tombstones.c.mark == mark))
 
     def buried_users(self, connection: sa.Connection) -> int:
@@ -196,14 +212,20 @@ def touch(scope: Scope, user_ids: Iterable[int] = ()) -> None:
         scope.connection.execute(moved.values(revision=revision))
 
 
-def _mark_key(database: Database) -> bytes:
-    """The random key of this database, made on first use."""
-    query = sa.select(store_keys.c.value).where(store_keys.c.name == _MARK_KEY)
+def pseudonym_key(database: Database, namespace: str) -> bytes:
+    """What the pseudonyms of a namespace are made with."""
+    key = _store_key(database, _PSEUDONYM_KEY)
+    return hmac.digest(key, namespace.encode("utf-8", "surrogatepass"), "sha256")
+
+
+def _store_key(database: Database, name: str) -> bytes:
+    """A random key of this database, made on first use and never changed."""
+    query = sa.select(store_keys.c.value).where(store_keys.c.name == name)
     with database.reading() as connection:
         key = connection.scalar(query)
     if key is None:
         with database.writing() as connection:
-            row = {"name": _MARK_KEY, "value": secrets.token_bytes(32)}
+            row = {"name": name, "value": secrets.token_bytes(32)}
             connection.execute(database.insert_new(store_keys), row)
             key = connection.scalar(query)
     return bytes(key or b"")
