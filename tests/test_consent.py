@@ -269,3 +269,10 @@ def test_statistics_are_the_same_in_both_lending_modes(cp: CoPersona, texts: CoP
 ])  # fmt: skip
 def test_links_addresses_and_long_numbers_train_nothing(text: str, may: bool) -> None:
     assert may_be_learnt_from(text) is may
+
+
+def test_only_who_says_yes_and_is_remembered_trains() -> None:
+    yes, no = Consent(train=True), Consent(train=False)
+    forgetful = Consent(remember=False, train=True)
+    policy = Policy(no, {"yes": yes, "forgetful": forgetful, "gone": yes}, frozenset({"gone"}))
+    assert [name for name in ("yes", "no", "forgetful", "gone") if policy.trains(name)] == ["yes"]

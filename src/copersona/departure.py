@@ -60,12 +60,13 @@ def take_out(
     Source: product rule: tombstone first, then rows, then every kept fitted state.
     """
     with states.replacing():
-        mark, cut_off = (
-            store.departures.mark(namespace, user), store.departures.under_way(namespace),
-        )  # fmt: skip
-        history, said = store.history(namespace, user), store.instructions(namespace, user)
+        names = (user, *store.aliases.of(namespace, user))
+        marks = [store.departures.mark(namespace, name) for name in names]
+        cut_off = store.departures.under_way(namespace)
+        history, said = store.history(namespace, user), _said(store, namespace, user)
         published = _in_force(states)
-        is_lender = mark not in cut_off and bool(published and user in published.state.row_of)
+        was_cut_off = marks[0] in cut_off
+        is_lender = not was_cut_off and bool(published and user in published.state.row_of)
         # Read before it is erased: its part in the item means is subtracted.
         corpus = corpus_of(published, history) if published and is_lender else None
         counts = store.forget(namespace, user)
@@ -80,10 +81,16 @@ def take_out(
         gone = tuple(old for old in kept if old != version)
         for old in gone:
             states.remove(old)
-        noted_in(store, [mark])
-        if mark not in cut_off:  # else `complete` takes them out
-            store.departures.finish(namespace, [mark])
+        noted_in(store, marks)
+        if not was_cut_off:  # else `complete` takes them out
+            store.departures.finish(namespace, marks)
     return Departed(user, history, said, counts, gone, is_lender)
+
+
+def _said(store: Store, namespace: str, user: str) -> tuple[str, ...]:
+    """Everything that is kept of a user's own words beside the history."""
+    notes = [given.note for given in store.feedback.of(namespace, user) if given.note]
+    return (*store.instructions(namespace, user), *store.aliases.of(namespace, user), *notes)
 
 
 def complete(store: Store, namespace: str, states: States, fit_anew: Callable[[], object]) -> int:

@@ -34,6 +34,8 @@ class UserExport:
 
     Attributes:
         traces: what was kept of the user's requests, by trace id.
+        aliases: other ids that stand for the user.
+        feedback: what the user said of answers, by trace id.
         usage: what their chats took, by key, model and day.
     """
 
@@ -42,6 +44,8 @@ class UserExport:
     instructions: tuple[str, ...]
     interactions: tuple[Interaction, ...]
     traces: Mapping[str, Mapping[str, Any]]
+    aliases: tuple[str, ...]
+    feedback: Mapping[str, Mapping[str, str]]
     usage: tuple[Mapping[str, Any], ...] = ()
 
 

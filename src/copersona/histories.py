@@ -11,14 +11,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from copersona.errors import ConfigError
+from copersona.errors import ConfigError, DataError
 from copersona.exporting import UserExport, export_namespace
 from copersona.ingestion import PUBLIC, Authors, add_rows, ingest_rows
+from copersona.interactions import check
 from copersona.reading import datasets, readers
 from copersona.reading.columns import ColumnMap
-from copersona.records import Consent, Interaction, RowOutcome
+from copersona.reading.masking import Masker
+from copersona.records import Consent, Interaction, RowOutcome, Verdict
 from copersona.reports import IngestReport
+from copersona.storage.alias_book import Merged
+from copersona.storage.feedback_log import Given
 from copersona.storage.store import Store
+from copersona.verdicts import words_of
 
 
 class Histories:
@@ -26,6 +31,23 @@ class Histories:
 
     def __init__(self, store: Store, namespace: str) -> None:
         self.store, self.namespace = store, namespace
+        self._masker: Masker | None = None
+
+    def mask_with(self, masker: Masker) -> None:
+        """Mask what tells a person in every text from now on, before it is stored or embedded."""
+        self._masker = masker
+
+    def masked(self, text: str) -> str:
+        """A text as it may be stored."""
+        return self._masker.text(text) if self._masker else text
+
+    def _masked_row(self, row: Interaction | RowOutcome) -> Interaction | RowOutcome:
+        if self._masker is None or isinstance(row, RowOutcome):
+            return row
+        try:
+            return self._masker.interaction(check(row))
+        except DataError:  # not for the masker to say
+            return row
 
     # ---- interactions in -----------------------------------------------------------------------
 
@@ -34,7 +56,8 @@ class Histories:
 
         Rows that were rejected before they got here come through as they are.
         """
-        return add_rows(self.store, self.namespace, list(interactions), Counter())
+        rows = [self._masked_row(row) for row in interactions]
+        return add_rows(self.store, self.namespace, rows, Counter())
 
     def ingest(
         self,
@@ -60,7 +83,7 @@ class Histories:
         layout = readers.inspect(
             path, columns=columns, format=format, user=user, accept_derived=accept_derived
         )
-        rows = readers.rows(layout)
+        rows = map(self._masked_row, readers.rows(layout))
         counts = ingest_rows(self.store, self.namespace, rows, dry_run=dry_run, progress=progress)
         return IngestReport(str(path), layout.describe(), *counts, dry_run)
 
@@ -79,7 +102,7 @@ class Histories:
             consent: what its authors allow who were never seen here before; their texts are
                 public. None leaves them at the default. Nobody's earlier word is changed.
         """
-        rows = datasets.load(name, directory)
+        rows = map(self._masked_row, datasets.load(name, directory))
         authors = Authors(self.store, self.namespace, consent)
         counts = ingest_rows(
             self.store, self.namespace, rows, dry_run=dry_run, progress=progress,
@@ -89,6 +112,8 @@ class Histories:
 
     def correct(self, user: str, interaction_id: str, **changes: Any) -> Interaction:
         """Change one interaction of a user; its persona follows at once."""
+        for name in {"input", "response"} & changes.keys():
+            changes[name] = self.masked(changes[name])
         return self.store.correct(self.namespace, user, interaction_id, **changes)
 
     def remove(self, user: str, interaction_id: str) -> None:
@@ -101,7 +126,72 @@ class Histories:
 
     def instruct(self, user: str, text: str) -> None:
         """Keep what a user says outright; it outranks everything inferred."""
-        self.store.add_instruction(self.namespace, user, text)
+        self.store.add_instruction(self.namespace, user, self.masked(text))
+
+    # ---- one person, several names -------------------------------------------------------------
+
+    def name(self, user: str) -> str:
+        """The name of the user whom an id stands for; itself where it is nobody's alias."""
+        return self.store.aliases.name(self.namespace, user)
+
+    def alias(self, user: str, alias: str) -> None:
+        """Let another id stand for a user in every call from now on.
+
+        Raises:
+            DataError: it was forgotten, or stands for somebody else: `merge` joins two users.
+        """
+        self.store.aliases.add(self.namespace, user, alias)
+
+    def aliases(self, user: str) -> tuple[str, ...]:
+        """The ids that stand for a user, besides the user's own."""
+        return self.store.aliases.of(self.namespace, user)
+
+    def unalias(self, user: str, alias: str) -> None:
+        """Let an alias stand for nobody; what was said under it stays the user's.
+
+        Raises:
+            UnknownUserError: the user has no such alias.
+        """
+        self.store.aliases.remove(self.namespace, user, alias)
+
+    def merge(self, into: str, other: str) -> Merged:
+        """Make two users one; the other's id becomes an alias, and the stricter consent holds.
+
+        Others borrow nothing from the merged user's old row in the fitted state any more; the
+        next fit sees one user.
+
+        Raises:
+            DataError: one of them was forgotten or does not allow `remember`, or they are the same.
+        """
+        return self.store.aliases.merge(self.namespace, into, other)
+
+    # ---- feedback ------------------------------------------------------------------------------
+
+    def feedback(
+        self,
+        trace_id: str,
+        verdict: Verdict,
+        *,
+        answer: str = "",
+        edited: str = "",
+        note: str = "",
+    ) -> bool:
+        """Keep what the user of a trace says of the answer; a later word takes its place.
+
+        Args:
+            answer: with `accept`: what was accepted; becomes the user's own words.
+            edited: with `edit`: what the user made of the answer; becomes the user's own words.
+
+        Returns whether any words were stored.
+
+        Raises:
+            UnknownUserError: no such trace.
+            DataError: an unknown verdict, or words that do not go with it.
+        """
+        user, detail = self.store.trace(self.namespace, trace_id)
+        words = words_of(user, trace_id, detail, verdict, self.masked(answer), self.masked(edited))
+        given = Given(trace_id, verdict, self.masked(note))
+        return self.store.feedback.give(self.namespace, given, words)
 
     # ---- consent and erasure -------------------------------------------------------------------
 
@@ -130,11 +220,14 @@ class Histories:
     def export_user(self, user: str) -> UserExport:
         """Everything that is stored of one user; nothing at all of a user nobody knows."""
         store, namespace = self.store, self.namespace
-        usage = tuple(asdict(row) for row in store.usage.of_user(namespace, user))
+        user = self.name(user)
+        verdicts = store.feedback.of(namespace, user)
         return UserExport(
             user, store.consent(namespace, user), store.instructions(namespace, user),
             tuple(store.history(namespace, user)), store.traces(namespace, user),
-            usage,
+            store.aliases.of(namespace, user),
+            {one.trace_id: {"verdict": one.verdict, "note": one.note} for one in verdicts},
+            tuple(asdict(row) for row in store.usage.of_user(namespace, user)),
         )  # fmt: skip
 
     def export(self, directory: Path) -> Path:

@@ -56,7 +56,7 @@ def add_rows(
 def ingest_rows(
     store: Store,
     namespace: str,
-    rows: Iterator[Interaction | RowOutcome] | Iterator[Interaction],
+    rows: Iterator[Interaction | RowOutcome],
     *,
     dry_run: bool,
     progress: Callable[[int], None] | None,

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,7 +150,7 @@ class CoPersona(Histories):
 
         """
         departed = take_out(
-            self.store, self.namespace, self._states, user,
+            self.store, self.namespace, self._states, self.name(user),
             lambda published, history: self._desk(published).own_corpus(history), strict=strict,
         )  # fmt: skip
         self.repair()
@@ -284,7 +285,7 @@ class CoPersona(Histories):
         Raises:
             NotFittedError: nothing was fitted yet.
         """
-        desk = self._desk(self._required())
+        desk, user = self._desk(self._required()), self.name(user)
         own = desk.own(user)
         return desk.persona(desk.view(user, own.corpus), own)
 
@@ -307,13 +308,19 @@ class CoPersona(Histories):
         Raises:
             NotFittedError: nothing was fitted yet.
         """
-        query = Query(user, text, instruction, time.time() if at is None else at, item)
+        asked_at = time.time() if at is None else at
+        query = Query(self.name(user), text, instruction, asked_at, item)
         done, detail = self._answer_for(query, budget_tokens, branches)
         context = done.context
         trace_id = secrets.token_hex(8)
-        if not self.store.put_trace(self.namespace, user, trace_id, detail, quotes=done.quoted):
+        detail["text"] = self.masked(query.text)
+        shown = [one.interaction_id for one in context.evidence]
+        is_kept = self.store.put_trace(
+            self.namespace, query.user, trace_id, detail, quotes=done.quoted, items=shown
+        )
+        if not is_kept:
             trace_id = ""  # of a user who is not to be remembered
-        evidence = tuple(nameless(shown, user, self._secret) for shown in context.evidence)
+        evidence = tuple(nameless(one, query.user, self._secret) for one in context.evidence)
         degraded = (self._states.degraded,) if self._states.degraded else ()
         missing = self._parametric.parts(self._required()).missing.values()
         return replace(context, trace_id=trace_id, evidence=evidence,
@@ -352,7 +359,8 @@ class CoPersona(Histories):
         Raises:
             NotFittedError: nothing was fitted yet.
         """
-        query = Query(user, text, at=time.time() if at is None else at, item=item)
+        asked_at = time.time() if at is None else at
+        query = Query(self.name(user), text, at=asked_at, item=item)
         desk, is_allowed = self._desk(self._required()), self.config.retrieval.allow_same_item
         return vote(desk, query, self.config.vote, allow_same_item=is_allowed, branches=branches)
 
@@ -365,7 +373,7 @@ class CoPersona(Histories):
             NotFittedError: nothing was fitted yet.
         """
         return rank_answers(
-            self._desk(self._required()), Query(user, text, at=time.time()), answers
+            self._desk(self._required()), Query(self.name(user), text, at=time.time()), answers
         )
 
     def chat(
@@ -446,7 +454,7 @@ class CoPersona(Histories):
         **options: Any,
     ) -> Explanation:
         """Why a request would get the context it would get; nothing is kept."""
-        query = Query(user, text, at=time.time(), **options)
+        query = Query(self.name(user), text, at=time.time(), **options)
         return Explanation("", self._answer_for(query, budget_tokens, branches)[1])
 
     def _required(self) -> Published:
@@ -464,7 +472,7 @@ class CoPersona(Histories):
         return Desk(
             self.namespace, version, state, items, words, self.store, cache, self.policy(),
             self._secret, reasoner=parts.reasoner, prompter=parts.prompter, gate=parts.gate,
-            ways=self.config.graph,
+            ways=self.config.graph, verdicts=partial(self.store.feedback.counts, self.namespace),
         )  # fmt: skip
 
     # ---- operations ----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from copersona.errors import ConfigError
 
 Lend = Literal["no", "aggregate", "text"]
 Origin = Literal["own", "peer", "population"]
+Verdict = Literal["accept", "reject", "edit"]
 Status = Literal["stored", "duplicate", "rejected"]
 
 

@@ -47,6 +47,7 @@ class Candidate:
         author: pseudonym for this borrower; ignored where the origin is `own`.
         facet: the facet the interaction falls into.
         alignment: how well its author may stand in for the user, in [0, 1]; 0 where unknown.
+        trust: what the user's verdicts on earlier answers add to the score.
 
     Shapes:
         input_vector (dim,)
@@ -58,6 +59,7 @@ class Candidate:
     input_vector: Array
     facet: int
     alignment: float = 0.0
+    trust: float = 0.0
 
 
 class RetrievalConfig(BaseModel):
@@ -162,7 +164,7 @@ def rank(
     terms = score_terms(query, query_vector, routed, pool, expected_length=expected_length)
     kept = _most_relevant(pool, terms[:, 0], config)
     pool, parts = [pool[j] for j in kept], (terms * config.weights)[kept].tolist()
-    scores = np.array([sum(row) for row in parts])
+    scores = np.array([sum(row) + c.trust for row, c in zip(parts, pool, strict=True)])
     return [_evidence(query, pool[j], parts[j]) for j in _choose(pool, scores, config)]
 
 
@@ -382,6 +384,7 @@ def _dot(rows: Array, vector: Array) -> Array:
 
 def _evidence(query: Query, candidate: Candidate, parts: Sequence[float]) -> Evidence:
     row = candidate.interaction
+    feedback = {"feedback": candidate.trust} if candidate.trust else {}
     return Evidence(
         origin=candidate.origin,
         author="you" if candidate.origin == "own" else candidate.author,
@@ -389,8 +392,8 @@ def _evidence(query: Query, candidate: Candidate, parts: Sequence[float]) -> Evi
         input=row.input,
         response=row.response,
         facet=candidate.facet,
-        score=sum(parts),
-        score_parts=dict(zip(TERMS, parts, strict=True)),
+        score=sum(parts) + candidate.trust,
+        score_parts=dict(zip(TERMS, parts, strict=True)) | feedback,
         same_item=is_same_item(query, row),
         rating=row.rating,
         label=row.label,

@@ -6,7 +6,7 @@ it is kept. `pipeline` decides which state, encoder and policy are in force and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from copersona.answering.retrieval import Candidate, RetrievalConfig, rank
 from copersona.answering.sources import Prompter, Reasoner, Records, Vectors
 from copersona.answering.tendencies import describe, told_words
 from copersona.answering.text_items import TextItems, best
+from copersona.answering.trust import shifts
 from copersona.answering.words import WordCounts, own_words, peer_words, wording
 from copersona.consent import Policy, pseudonym
 from copersona.method.completion import FacetCompletion, confidence_of
@@ -119,6 +120,8 @@ class Desk:
         prompter: makes soft prompts; None makes none.
         gate: chooses what may enter; None lets everything in.
         ways: in which ways the graph branch may speak.
+        verdicts: answers that a user accepted and rejected, by the interactions shown for them;
+            None where nobody was asked.
     """
 
     namespace: str
@@ -136,6 +139,7 @@ class Desk:
     prompter: Prompter | None = None
     gate: Gate | None = None
     ways: GraphBranchConfig = EVERY_WAY
+    verdicts: Callable[[str], Mapping[str, tuple[int, int]]] | None = None
 
     def own(self, user: str, before: float | None = None) -> Own:
         """All that is stored of a user; texts that are not encoded yet are encoded now.
@@ -166,7 +170,14 @@ class Desk:
         routed = self.state.facets.route(vector)
         view = self.view(query.user, own.corpus, np.flatnonzero(routed > 0).tolist())
         found = self.candidates(query, vector, routed, view, own.history, own.corpus)
-        return Look(query, own, vector, routed, view, tuple(found))
+        return Look(query, own, vector, routed, view, tuple(self._trusted(query.user, found)))
+
+    def _trusted(self, user: str, found: Sequence[Candidate]) -> Iterator[Candidate]:
+        """Candidates with what this user's verdicts on earlier answers add to their scores."""
+        moved = shifts(self.verdicts(user)) if self.verdicts else {}
+        for candidate in found:
+            shift = moved.get(candidate.interaction.id)
+            yield replace(candidate, trust=shift) if shift else candidate
 
     def answer(
         self,

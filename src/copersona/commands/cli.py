@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from copersona.commands import backups, checkup, decisions, mcp, serve, terminal
+from copersona.commands import backups, checkup, decisions, mcp, people, serve, terminal
 from copersona.commands import options as opt
 from copersona.commands.evaluate import cached_results, evaluate
-from copersona.commands.session import Session, check, session_of
+from copersona.commands.session import Session, check, mask_where_asked, session_of
 from copersona.commands.settings import read_settings
 from copersona.demo.command import demo
 from copersona.errors import (
@@ -137,6 +137,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
     dataset: opt.Dataset = None,
     keep_consent: opt.KeepConsent = False,
     dry_run: opt.DryRun = False,
+    mask_pii: opt.MaskPii = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Add the interactions of files, or of a data set.
@@ -147,6 +148,7 @@ def ingest(  # noqa: PLR0913  one parameter per option
 
     if bool(files) == bool(dataset):
         raise ConfigError("give files, or a data set with --dataset NAME DIR")
+    mask_where_asked(session_of(ctx), mask_pii)
     columns = ColumnMap(user, input, response, item, rating, label, at, facet)
     with session_of(ctx).open(create=True) as engine, terminal.progress_bars() as report:
         reads = [
@@ -358,7 +360,7 @@ def _explained(
         ) from error
 
 
-for _verb in (*decisions.VERBS, *backups.VERBS):
+for _verb in (*decisions.VERBS, *people.VERBS, *backups.VERBS):
     app.command()(_verb)
 
 app.command()(serve.serve)

@@ -100,6 +100,11 @@ KeepConsent = Annotated[
     bool, typer.Option("--keep-consent", help="Authors of the data set stay at the default.")
 ]
 
+MaskPii = Annotated[
+    bool,
+    typer.Option("--mask-pii", help="Mask names, addresses and numbers before they are stored."),
+]
+
 BranchNames = Annotated[
     str, typer.Option("--branches", metavar="NAMES", help="text,graph, text, graph or none.")
 ]

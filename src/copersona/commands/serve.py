@@ -15,7 +15,7 @@ import typer
 
 from copersona.commands import options as opt
 from copersona.commands import terminal
-from copersona.commands.session import Session, session_of
+from copersona.commands.session import Session, mask_where_asked, session_of
 from copersona.errors import CoPersonaError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def serve(  # noqa: PLR0913  one parameter per option
     holdout: Holdout = 0.0,
     holdout_by: HoldoutBy = "user",
     prices: Prices = None,
+    mask_pii: opt.MaskPii = False,
     refit_after: RefitAfter = 0.1,
     rate: Rate = 0,
     audit_days: AuditDays = 90,
@@ -109,6 +110,7 @@ def serve(  # noqa: PLR0913  one parameter per option
     from copersona.service.tracing import provider_to  # noqa: PLC0415  the same
 
     session = session_of(ctx)
+    mask_where_asked(session, mask_pii)
     table = {} if prices is None else read_prices(prices)
     with (
         ExitStack() as at_end,

@@ -6,7 +6,7 @@ knows no command, and prints nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,6 +16,7 @@ from copersona.errors import ConfigError
 
 if TYPE_CHECKING:
     from copersona.pipeline import CoPersona
+    from copersona.reading.masking import Masker
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Session:
 
     settings: Settings = field(default_factory=Settings)
     is_debugging: bool = False
+    masker: Masker | None = None
 
     def open(self, *, create: bool = False, namespace: str | None = None) -> CoPersona:
         """The pipeline on the store that is meant; only with `create` is a new one made.
@@ -42,7 +44,8 @@ class Session:
             raise ConfigError(
                 f"there is no store at {file}; `copersona ingest` makes one, --store names another"
             )
-        return CoPersona.open(
+        masker = self._masker()
+        engine = CoPersona.open(
             file or settings.store,
             namespace=namespace or settings.namespace,
             encoder=settings.encoder,
@@ -51,6 +54,23 @@ class Session:
             api_key=settings.api_key,
             encoder_api_key=settings.encoder_api_key,
         )
+        if masker:
+            engine.mask_with(masker)
+        return engine
+
+    def _masker(self) -> Masker | None:
+        """What masks, where it is wanted; one for all namespaces."""
+        if self.settings.mask_pii and self.masker is None:
+            from copersona.reading.masking import Masker  # noqa: PLC0415  as above
+
+            self.masker = Masker()
+        return self.masker
+
+
+def mask_where_asked(session: Session, is_asked: bool) -> None:
+    """Mask what tells a person, where the option of a command or the settings say so."""
+    if is_asked:
+        session.settings = replace(session.settings, mask_pii=True)
 
 
 def session_of(ctx: typer.Context) -> Session:

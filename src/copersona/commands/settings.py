@@ -30,6 +30,7 @@ class Settings:
         state: folder of the fitted states; None means beside the store.
         api_key: for `openai:`, as in `Backends`; never shown.
         encoder_api_key: for an `openai:` encoder at another address; never shown.
+        mask_pii: mask what tells a person before it is stored; `true` or `false`.
     """
 
     store: str = "copersona.db"
@@ -39,6 +40,7 @@ class Settings:
     state: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     encoder_api_key: str | None = field(default=None, repr=False)
+    mask_pii: bool = False
 
     @property
     def store_file(self) -> Path | None:
@@ -80,7 +82,14 @@ def read_settings(
         state=Path(found["state"]).expanduser() if "state" in found else None,
         api_key=found.get("api_key"),
         encoder_api_key=found.get("encoder_api_key"),
+        mask_pii=_is_on("mask_pii", found.get("mask_pii", "false")),
     )
+
+
+def _is_on(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false, is {text!r}")
+    return text == "true"
 
 
 def _from_file(file: Path) -> dict[str, str]:

@@ -30,7 +30,7 @@ that name facets and labels in a fitted state."""
 
 # Everything of these is either somebody's row, read below, or no text.
 _OWN_QUERIES = ("users", "interactions", "instructions", "traces", "embeddings", "tombstones",
-                "trace_quotes", "user_states", "departures")  # fmt: skip
+                "trace_quotes", "user_states", "departures", "aliases", "feedback")  # fmt: skip
 _PROGRAM_META = ("config", "encoder", "views")
 
 
@@ -98,9 +98,10 @@ def held_in_store(
             is_own = row[1] in buried and (mark in buried.values() or row[3] in id_hashes)
             if not is_own:
                 yield Held("words", _joined(row))
-        for mark, *row in connection.execute(query.format("instructions")):
-            if mark not in buried.values():
-                yield Held("words", _joined(row))
+        for table in ("instructions", "aliases", "feedback"):
+            for mark, *row in connection.execute(query.format(table)):
+                if mark not in buried.values():
+                    yield Held("words", _joined(row))
         for mark, _, number, _, trace_id, payload in connection.execute(query.format("traces")):
             if mark not in buried.values():
                 yield from _held_in_trace(_joined((trace_id, payload)), payload, number in buried)

@@ -86,28 +86,31 @@ class Access:
             StoreError: what is to be done cannot be written down, and so is not done.
         """
         scope = by_self if by_self and self.is_for_one_user else needs
-        marks = [self._keys.mark(self._caller.namespace, user) for user in users]
+        marks = self._keys.marks(self._caller.namespace, list(users))
         is_allowed = self._caller.has(scope) and all(map(self._is_theirs, marks))
         self._write_down(action, marks, is_allowed=is_allowed, is_change=needs != "read")
         if not is_allowed:
             raise HTTPException(403, NOT_ALLOWED)
         return self._engine_of(self._caller.namespace)
 
-    def to_trace(self, trace_id: str) -> CoPersona:
-        """The front door, to explain one trace.
+    def to_trace(self, trace_id: str, action: str, needs: Scope) -> CoPersona:
+        """The front door, to do something about one trace.
+
+        Args:
+            action: what the audit log calls it.
 
         Raises:
-            HTTPException: 403, the key may not read.
+            HTTPException: 403, the key lacks the scope.
             UnknownUserError: no such trace, or one of a user whom a token is not for.
         """
-        if not self._caller.has("read"):
-            self._write_down("explain", [], is_allowed=False)
+        if not self._caller.has(needs):
+            self._write_down(action, [], is_allowed=False)
             raise HTTPException(403, NOT_ALLOWED)
         engine = self._engine_of(self._caller.namespace)
         owner, _ = engine.store.trace(engine.namespace, trace_id)
         mark = self._keys.mark(engine.namespace, owner)
         is_allowed = self._is_theirs(mark)
-        self._write_down("explain", [mark], is_allowed=is_allowed)
+        self._write_down(action, [mark], is_allowed=is_allowed)
         if not is_allowed:
             raise UnknownUserError(NO_TRACE)
         return engine

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from copersona.records import Lend, Status
+from copersona.records import Lend, Status, Verdict
 from copersona.storage.job_log import JobState
 
 
@@ -197,8 +197,49 @@ class ExportAnswer(Answer):
     """Their history in time order."""
     traces: dict[str, dict[str, Any]]
     """What was kept of their requests, by trace id."""
+    aliases: list[str]
+    """Other ids that stand for them."""
+    feedback: dict[str, dict[str, str]]
+    """What they said of answers, by trace id."""
     usage: list[UsageAnswer]
     """What their chats took."""
+
+
+class AliasesAnswer(Answer):
+    """Ids that stand for a user."""
+
+    user: str
+    """Who."""
+    aliases: list[str]
+    """The ids, besides the user's own."""
+
+
+class MergedAnswer(Answer):
+    """What moved when a user was merged into another one."""
+
+    user: str
+    """Who has it now."""
+    interactions: int
+    """Interactions that moved."""
+    instructions: int
+    """Instructions that moved; what both said is kept once."""
+    aliases: int
+    """Aliases that moved; the old id comes on top."""
+    traces: int
+    """Traces that were dropped, of both."""
+    consent: ConsentAnswer
+    """What the user allows now: the stricter of both."""
+
+
+class FeedbackAnswer(Answer):
+    """What became of a verdict."""
+
+    trace_id: str
+    """On which request."""
+    verdict: Verdict
+    """As given."""
+    stored: bool
+    """Whether an accepted or edited text is an interaction now."""
 
 
 class BackupAnswer(Answer):

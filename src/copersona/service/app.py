@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from copersona.pipeline import CoPersona
-from copersona.service import asking, chat, histories, operating, spending
+from copersona.service import asking, chat, histories, operating, people, spending
 from copersona.service.access import Access
 from copersona.service.answers import Health
 from copersona.service.engines import Engines
@@ -114,6 +114,7 @@ def build_app(
     v1 = APIRouter(prefix="/v1", responses=_PROBLEMS, dependencies=[Depends(bearer)])
     v1.include_router(histories.router)
     v1.include_router(asking.router)
+    v1.include_router(people.router)
     v1.include_router(chat.router)
     v1.include_router(spending.router)
     v1.include_router(operating.router)

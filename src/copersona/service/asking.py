@@ -74,5 +74,5 @@ def vote(body: VoteRequest, access: Asker) -> VoteAnswer:
 @router.get("/explain/{trace_id}")
 def explain(trace_id: PathTrace, access: Asker) -> ExplanationAnswer:
     """Why the context of a past request was as it was."""
-    found = access.to_trace(trace_id).explain(trace_id)
+    found = access.to_trace(trace_id, "explain", "read").explain(trace_id)
     return ExplanationAnswer(trace_id=trace_id, said=found.lines(), detail=found.detail)

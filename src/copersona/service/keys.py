@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -74,7 +74,7 @@ class Keys:
         secret = secrets.token_urlsafe(32)
         key = KeptKey(
             secrets.token_hex(6), namespace, _hash(secret), frozenset(scopes),
-            None if user is None else self._ring.mark(namespace, user), time.time(),
+            None if user is None else self.mark(namespace, user), time.time(),
         )  # fmt: skip
         self._ring.add(key)
         return key, f"{_PREFIX}_{key.id}_{secret}"
@@ -93,7 +93,7 @@ class Keys:
     def of(self, namespace: str, *, user: str | None = None) -> list[KeptKey]:
         """The keys of a namespace, oldest first; only the tokens of a user where one is named."""
         kept = self._ring.all(namespace)
-        mark = None if user is None else self._ring.mark(namespace, user)
+        mark = None if user is None else self.mark(namespace, user)
         return [key for key in kept if mark is None or key.mark == mark]
 
     def revoke(self, namespace: str, key_id: str) -> None:
@@ -121,7 +121,11 @@ class Keys:
 
     def mark(self, namespace: str, user: str) -> bytes:
         """What stands for a user where the name must not: in tokens and in the audit log."""
-        return self._ring.mark(namespace, user)
+        return self.marks(namespace, [user])[0]
+
+    def marks(self, namespace: str, users: Sequence[str]) -> list[bytes]:
+        """The same of several; an alias has the mark of its user."""
+        return self._ring.marks(namespace, users)
 
     def user_of(self, mark: bytes) -> str | None:
         """Whom a mark stands for; None where nothing is kept of them."""

@@ -38,6 +38,12 @@ async def _user(
     return checked_user(_read(user, "user"))
 
 
+async def _alias(
+    alias: Annotated[str, Path(description="An id that stands for the user.")],
+) -> str:
+    return checked_user(_read(alias, "alias"))
+
+
 async def _trace(
     trace_id: Annotated[str, Path(description="As it came with the context.")],
 ) -> str:
@@ -55,4 +61,5 @@ Asker = Annotated[Access, Depends(_access)]
 TheGateway = Annotated[Gateway, Depends(_gateway)]
 Noting = Annotated[Notes, Depends(_notes)]
 PathUser = Annotated[str, Depends(_user)]
+PathAlias = Annotated[str, Depends(_alias)]
 PathTrace = Annotated[str, Depends(_trace)]

@@ -23,7 +23,7 @@ from pydantic import (
 
 from copersona.errors import DataError
 from copersona.interactions import ID_CHARACTERS, check, parse_time
-from copersona.records import Interaction, Lend, RowOutcome
+from copersona.records import Interaction, Lend, RowOutcome, Verdict
 from copersona.service.problems import reason
 
 MAX_ROWS = 1_000
@@ -63,6 +63,7 @@ def _checked_instruction(text: str) -> str:
 
 User = Annotated[str, AfterValidator(checked_user), Field(examples=["ana"])]
 Text = Annotated[str, AfterValidator(checked_text)]
+OptionalText = Annotated[str, AfterValidator(_checked_instruction)]
 
 
 class Body(BaseModel):
@@ -171,6 +172,35 @@ class NewInstruction(Body):
     """Kept as it is; outranks everything inferred."""
 
 
+class NewAlias(Body):
+    """Another id under which a user writes."""
+
+    alias: User = Field(examples=["ana-phone"])
+    """The id; nobody who said or decided something, and nobody who was forgotten."""
+
+
+class MergeRequest(Body):
+    """Who turns out to be the same person."""
+
+    other: User = Field(alias="from", examples=["ana-tablet"])
+    """Whose history moves; the id becomes an alias."""
+
+
+class NewFeedback(Body):
+    """What a user says of an answer."""
+
+    trace_id: str = Field(examples=["8c1f0e3f6c0c9f1f"])
+    """As it came with the context."""
+    verdict: Verdict
+    """`edit` says what the answer should have been, and nothing of the examples."""
+    answer: OptionalText = ""
+    """With `accept`: the answer; it becomes the user's own words."""
+    edited: OptionalText = ""
+    """With `edit`: what the user made of the answer; it becomes the user's own words."""
+    note: OptionalText = ""
+    """Why; kept and handed back, not learnt from."""
+
+
 class TrainOptions(Body):
     """What is trained, and for how long; see `copersona train`."""
 
@@ -231,7 +261,7 @@ class ContextRequest(VoteRequest):
     """Who asks."""
     text: Text = Field(examples=["Plan two days in Porto"])
     """What the request is about."""
-    instruction: Annotated[str, AfterValidator(_checked_instruction)] = ""
+    instruction: OptionalText = ""
     """What the language model is to do with the text; empty means to answer it."""
     item: str | None = None
     """The item the request is about."""

@@ -7,7 +7,7 @@ looks, is the business of `service.keys`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,10 @@ class KeyRing:
     def __init__(self, database: Database, registry: UserRegistry) -> None:
         self._database, self._registry = database, registry
 
-    def mark(self, namespace: str, user: str) -> bytes:
-        """What stands for a user in a token; says nothing without the database."""
-        return self._registry.mark(namespace, user)
+    def marks(self, namespace: str, users: Sequence[str]) -> list[bytes]:
+        """What stands for users in tokens, by whichever of their names; no name shows in it."""
+        with self._database.reading() as connection:
+            return self._registry.marks(connection, namespace, users)
 
     def user_of(self, mark: bytes) -> str | None:
         """Whom a mark stands for; None where nothing is kept of them."""

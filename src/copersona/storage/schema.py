@@ -90,6 +90,18 @@ user_states = sa.Table(
     sa.Column("train", sa.Boolean),
 )
 
+# Other ids under which a user writes. Numbers never come back, so that the last one tells whether
+# anything was joined since.
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("user_id", "users.id", index=True),
+    sa.Column("mark", _Bytes, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 tombstones = sa.Table("tombstones", metadata, sa.Column("mark", _Bytes, primary_key=True))
 
 interactions = sa.Table(
@@ -153,6 +165,37 @@ trace_quotes = sa.Table(
     metadata,
     _owner("trace_seq", "traces.seq", primary_key=True, autoincrement=False),
     _owner("user_id", "users.id", primary_key=True, autoincrement=False, index=True),
+)
+
+# Which interactions the examples of a trace are.
+trace_items = sa.Table(
+    "trace_items",
+    metadata,
+    _owner("trace_seq", "traces.seq", primary_key=True, autoincrement=False),
+    _owner(
+        "interaction_seq", "interactions.seq", primary_key=True, autoincrement=False, index=True
+    ),
+)
+
+# What users said of answers, and of which examples; a verdict outlives the trace it was given on.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("seq", _Key, primary_key=True),
+    _owner("user_id", "users.id"),
+    sa.Column("trace_id", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.UniqueConstraint("user_id", "trace_id"),
+)
+
+feedback_items = sa.Table(
+    "feedback_items",
+    metadata,
+    _owner("feedback_seq", "feedback.seq", primary_key=True, autoincrement=False),
+    _owner(
+        "interaction_seq", "interactions.seq", primary_key=True, autoincrement=False, index=True
+    ),
 )
 
 # Keys of the HTTP service. A token for one user holds the mark of the user, never the name.

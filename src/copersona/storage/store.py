@@ -23,11 +23,13 @@ from copersona.errors import DataError, UnknownUserError
 from copersona.interactions import check
 from copersona.records import Consent, Interaction, RowOutcome
 from copersona.storage import embedding_cache, erasure, snapshot, trace_log
+from copersona.storage.alias_book import AliasBook
 from copersona.storage.audit_log import AuditLog
 from copersona.storage.backup_log import BackupLog
 from copersona.storage.database import Database, Scope, rows_in
 from copersona.storage.departures import Departures
 from copersona.storage.erasure import ForgetCounts
+from copersona.storage.feedback_log import FeedbackLog
 from copersona.storage.intake import Intake
 from copersona.storage.job_log import JobLog
 from copersona.storage.key_ring import KeyRing
@@ -85,6 +87,8 @@ class Store:
         self.jobs, self.audit = JobLog(database), AuditLog(database, self._registry)
         self.departures = Departures(database, self._registry)
         self.backups = BackupLog(database)
+        self.aliases = AliasBook(database, self._registry)
+        self.feedback = FeedbackLog(database, self._registry)
         self.url = database.url
         self.dialect = database.dialect
 
@@ -170,8 +174,8 @@ class Store:
         self, namespace: str, user: str, *, encoder: str, before: float | None = None
     ) -> Remembered:
         """All there is to answer a user from, in one snapshot; `before` as in `history`."""
-        mark = self._registry.mark(namespace, user)
         with self._database.reading() as connection:
+            (mark,) = self._registry.marks(connection, namespace, [user])
             rows = embedding_cache.history(connection, mark, encoder, before)
             said = connection.scalars(_SAID, {"mark": mark}).all()
         n_fields = len(INTERACTION_FIELDS)
@@ -385,18 +389,21 @@ class Store:
         payload: dict[str, Any],
         *,
         quotes: Collection[str] = (),
+        items: Collection[str] = (),
     ) -> bool:
         """Keep what was done for a request; the newest 10,000 of a namespace stay.
 
         `quotes` names the other users whose words the payload holds: it goes when any of them
-        goes. False, and nothing kept, where one of all these users may not be remembered. The disk
-        is not waited for: a trace explains an answer, and may go with a power cut.
+        goes; `items` are the interactions it shows. False, and nothing kept, where one of all these
+        users may not be remembered. The disk is not waited for: a trace explains an answer, and
+        may go with a power cut.
         """
         with self._database.changing(namespace, durable=False) as scope:
             rows, refused = self._registry.admit(scope, {user, *quotes})
             if refused:
                 return False
-            trace_log.write(scope, rows.pop(user), rows.values(), trace_id, payload)
+            seq = trace_log.write(scope, rows.pop(user), rows.values(), trace_id, payload)
+            trace_log.write_items(scope, seq, items)
         return True
 
     def trace(self, namespace: str, trace_id: str) -> tuple[str, dict[str, Any]]:
@@ -423,10 +430,10 @@ class Store:
 
     def user_revision(self, namespace: str, user: str) -> int:
         """The same for one user; 0 where there is none."""
-        mark = self._registry.mark(namespace, user)
-        query = sa.select(user_states.c.revision).join(users).where(users.c.mark == mark)
-        with self._database.reading() as connection:
-            return connection.scalar(query) or 0
+        with self._database.viewing(namespace) as scope:
+            user_id = self._registry.find(scope, user)
+            query = sa.select(user_states.c.revision).where(user_states.c.user_id == user_id)
+            return scope.connection.scalar(query) or 0
 
     def forget(self, namespace: str, user: str) -> ForgetCounts:
         """Leave a tombstone, then erase everything of this user, in one transaction.

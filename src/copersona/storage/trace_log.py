@@ -13,8 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from copersona.errors import UnknownUserError
-from copersona.storage.database import Scope
-from copersona.storage.schema import dump_json, trace_quotes, traces, users
+from copersona.storage.database import Scope, rows_in
+from copersona.storage.schema import (
+    dump_json,
+    id_hash,
+    interactions,
+    trace_items,
+    trace_quotes,
+    traces,
+    users,
+)
 
 MAX_TRACES = 10_000
 
@@ -25,15 +33,28 @@ def write(
     quoted_ids: Iterable[int],
     trace_id: str,
     payload: Mapping[str, Any],
-) -> None:
-    """Keep a trace, and let go of the oldest one beyond the cap."""
+) -> int:
+    """Keep a trace, and let go of the oldest one beyond the cap; gives back its number."""
     row = {"namespace_id": scope.id, "user_id": user_id, "trace_id": trace_id}
     insert = sa.insert(traces).values(**row, payload=dump_json(payload))
-    seq = scope.connection.scalar(insert.returning(traces.c.seq))
+    seq: int = scope.connection.execute(insert.returning(traces.c.seq)).scalar_one()
     quotes = [{"trace_seq": seq, "user_id": quoted_id} for quoted_id in quoted_ids]
     if quotes:
         scope.connection.execute(sa.insert(trace_quotes), quotes)
     _drop_oldest(scope)
+    return seq
+
+
+def write_items(scope: Scope, trace_seq: int, interaction_ids: Iterable[str]) -> None:
+    """Note which interactions a trace shows, of those that are still there."""
+    query = sa.select(interactions.c.seq).where(interactions.c.namespace_id == scope.id)
+    hashes = {id_hash(one) for one in interaction_ids}
+    shown = [
+        {"trace_seq": trace_seq, "interaction_seq": row.seq}
+        for row in rows_in(scope.connection, query, interactions.c.id_hash, hashes)
+    ]
+    if shown:
+        scope.connection.execute(sa.insert(trace_items), shown)
 
 
 def read(scope: Scope, trace_id: str) -> tuple[str, dict[str, Any]]:

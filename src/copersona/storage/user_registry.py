@@ -1,7 +1,8 @@
 """Who is in the store: rows of users by keyed mark, what each allows, and who was forgotten.
 
 A user is looked up by a keyed hash of namespace and id, so that the mark of a forgotten user can be
-kept (the tombstone) without keeping the user. A row here never outlives a tombstone: whoever has a
+kept (the tombstone) without keeping the user. A user may have aliases; here, and nowhere else, an
+alias becomes the user it stands for. A row here never outlives a tombstone: whoever has a
 row was not forgotten. This module neither reads nor erases histories.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from copersona.interactions import check
 from copersona.records import Consent, Interaction
 from copersona.storage.database import Database, Scope, chunks, insert_many, rows_in
 from copersona.storage.schema import (
+    aliases,
     api_keys,
     departures,
     namespaces,
@@ -47,22 +49,31 @@ class UserRegistry:
         self._default = default
         self._key = _store_key(database, _MARK_KEY)
 
-    def mark(self, namespace: str, user: str) -> bytes:
-        """What stands for a user in indices and tombstones."""
-        return user_mark(self._key, namespace, user)
+    def mark(self, namespace: str, name: str) -> bytes:
+        """What stands for a name in indices and tombstones, whoever it is a name of."""
+        return user_mark(self._key, namespace, name)
+
+    def marks(self, connection: sa.Connection, namespace: str, names: Sequence[str]) -> list[bytes]:
+        """The marks of the users whom these names stand for; a name nobody has, for itself."""
+        marks = [self.mark(namespace, name) for name in names]
+        query = sa.select(aliases.c.mark, users.c.mark).join_from(aliases, users)
+        found = rows_in(connection, query, aliases.c.mark, dict.fromkeys(marks))
+        meant = {alias: mark for alias, mark in found}
+        return [meant.get(mark, mark) for mark in marks]
 
     def find(self, scope: Scope, user: str) -> int:
-        """The user's row; 0, which no row has, where nobody is called that."""
-        query = sa.select(users.c.id).where(users.c.mark == self.mark(scope.namespace, user))
-        return scope.connection.scalar(query) or 0
+        """The row of the user with this name or alias; 0, which no row has, where there is none."""
+        mark = self.mark(scope.namespace, user)
+        query = sa.select(users.c.id).where(users.c.mark == mark)
+        joined = sa.select(aliases.c.user_id).where(aliases.c.mark == mark)
+        return scope.connection.scalar(query) or scope.connection.scalar(joined) or 0
 
     def admit(self, scope: Scope, names: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
         """Rows of those whose words may be kept, made where needed; and the reason for the rest."""
         marks = {self.mark(scope.namespace, name): name for name in names}
         rows: dict[str, int] = {}
         refused: dict[str, str] = {}
-        query = sa.select(users.c.mark, users.c.id, user_states.c.remember).join(user_states)
-        for mark, user_id, remember in rows_in(scope.connection, query, users.c.mark, list(marks)):
+        for mark, user_id, remember in self._there(scope, marks):
             name = marks.pop(mark)
             if self._default.remember if remember is None else remember:
                 rows[name] = user_id
@@ -78,12 +89,11 @@ class UserRegistry:
 
     def consent(self, scope: Scope, user: str) -> Consent:
         """What the user allows; nothing at all once forgotten."""
-        mark = self.mark(scope.namespace, user)
-        query = sa.select(*_CONSENT).join(users).where(users.c.mark == mark)
+        query = sa.select(*_CONSENT).where(user_states.c.user_id == self.find(scope, user))
         row = scope.connection.execute(query).one_or_none()
         if row is not None:
             return self._consent_of(row)
-        return NOTHING_ALLOWED if self._buried(scope, [mark]) else self._default
+        return NOTHING_ALLOWED if self.is_buried(scope, user) else self._default
 
     def consents(self, scope: Scope) -> dict[str, Consent]:
         """The users who differ from the default."""
@@ -98,7 +108,7 @@ class UserRegistry:
         Raises:
             DataError: the user was forgotten, or the id cannot be one.
         """
-        user_id = self._enter(scope, user)
+        user_id = self.enter(scope, user)
         change = sa.update(user_states).where(user_states.c.user_id == user_id)
         allowed: dict[str, Any] = {c.name: getattr(consent, c.name) for c in _CONSENT}
         scope.connection.execute(change.values(**allowed))
@@ -110,9 +120,8 @@ class UserRegistry:
         Passed over: who is there already, who was forgotten, and ids that cannot be one.
         """
         marks = {self.mark(scope.namespace, name): name for name in names if _is_user_id(name)}
-        query = sa.select(users.c.mark)
-        for row in rows_in(scope.connection, query, users.c.mark, list(marks)):
-            del marks[row.mark]
+        for mark, *_ in list(self._there(scope, marks)):
+            del marks[mark]
         for mark in self._buried(scope, list(marks)):
             del marks[mark]
         made = list(self._create(scope, marks).values())
@@ -123,17 +132,26 @@ class UserRegistry:
         return made
 
     def bury(self, scope: Scope, user: str) -> None:
-        """Leave a tombstone, and let tokens of the user open nothing any more.
+        """Leave a tombstone for every name of a user, and let their tokens open nothing any more.
 
         The row of the user must go in the same transaction.
         """
-        self.bury_mark(scope, self.mark(scope.namespace, user))
+        user_id = self.find(scope, user)
+        names = sa.select(users.c.mark).where(users.c.id == user_id)
+        joined = sa.select(aliases.c.mark).where(aliases.c.user_id == user_id)
+        marks = scope.connection.scalars(names.union(joined)).all()
+        for mark in marks or [self.mark(scope.namespace, user)]:
+            self.bury_mark(scope, mark)
 
     def bury_mark(self, scope: Scope, mark: bytes) -> None:
         """The same of somebody of whom only the mark is known."""
         row = {"mark": mark, "namespace_id": scope.id}
         scope.connection.execute(self._database.insert_new(tombstones), {"mark": mark})
         scope.connection.execute(self._database.insert_new(departures), row)
+        self.void_tokens(scope, mark)
+
+    def void_tokens(self, scope: Scope, mark: bytes) -> None:
+        """Let the tokens that are for a mark open nothing any more."""
         scope.connection.execute(sa.delete(api_keys).where(api_keys.c.mark == mark))
 
     def lift(self, scope: Scope, user: str) -> None:
@@ -147,6 +165,22 @@ class UserRegistry:
         if scope.connection.scalar(is_leaving) is not None:
             raise DataError(LEAVING, field="user")
         scope.connection.execute(sa.delete(tombstones).where(tombstones.c.mark == mark))
+
+    def enter(self, scope: Scope, user: str) -> int:
+        """The user's row, made where needed, whatever the user allows.
+
+        Raises:
+            DataError: the user was forgotten, or the id cannot be one.
+        """
+        check(_row_of(user))  # an id that no row could have is refused
+        if self.is_buried(scope, user):
+            raise DataError(FORGOTTEN, field="user")
+        mark = self.mark(scope.namespace, user)
+        return self.find(scope, user) or self._create(scope, {mark: user})[user]
+
+    def is_buried(self, scope: Scope, name: str) -> bool:
+        """Whether a tombstone stands for this name."""
+        return bool(self._buried(scope, [self.mark(scope.namespace, name)]))
 
     def buried_users(self, connection: sa.Connection) -> int:
         """How many users are there although a tombstone stands for them; 0 when sound."""
@@ -162,13 +196,18 @@ class UserRegistry:
         query = sa.select(tombstones.c.mark)
         return [row.mark for row in rows_in(scope.connection, query, tombstones.c.mark, marks)]
 
-    def _enter(self, scope: Scope, user: str) -> int:
-        """The user's row, made where needed, whatever the user allows."""
-        check(_row_of(user))  # an id that no row could have is refused
-        mark = self.mark(scope.namespace, user)
-        if self._buried(scope, [mark]):
-            raise DataError(FORGOTTEN, field="user")
-        return self.find(scope, user) or self._create(scope, {mark: user})[user]
+    def _there(
+        self, scope: Scope, marks: Iterable[bytes]
+    ) -> Iterator[tuple[bytes, int, bool | None]]:
+        """Those of these names that somebody has: mark, row, and the word on `remember`."""
+        fields = (users.c.id, user_states.c.remember)
+        query = sa.select(users.c.mark, *fields).join(user_states)
+        left = set(marks)
+        for mark, user_id, remember in rows_in(scope.connection, query, users.c.mark, list(left)):
+            left.discard(mark)
+            yield mark, user_id, remember
+        joined = sa.select(aliases.c.mark, *fields).join_from(aliases, users).join(user_states)
+        yield from (tuple(row) for row in rows_in(scope.connection, joined, aliases.c.mark, left))
 
     def _create(self, scope: Scope, marks: dict[bytes, str]) -> dict[str, int]:
         if not marks:
