@@ -6,6 +6,8 @@ front door behind keys. Every user says a word that nobody else does, so that a 
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 import tempfile
 from contextlib import suppress
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -290,7 +293,10 @@ def test_whatever_happens_nothing_crosses_that_may_not() -> None:
     )  # fmt: skip
 
 
-def test_nobody_explains_what_is_not_theirs(tmp_path: Path) -> None:
+def test_nobody_explains_what_is_not_theirs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "copersona.audit")
     with copersona.open(tmp_path / "x.db", namespace="north", encoder="hashing") as door:
         keys = Keys(door.store.keys)
         door.store.put_trace("north", "ana", "t", {"text": "x"})
@@ -307,3 +313,5 @@ def test_nobody_explains_what_is_not_theirs(tmp_path: Path) -> None:
             except (UnknownUserError, HTTPException) as error:
                 found = type(error)
             assert found is outcome
+            assert json.loads(caplog.records[-1].message)["allowed"] is (outcome is None)
+            caplog.clear()
