@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from copersona.errors import ConfigError
+from copersona.errors import ConfigError, DataError
 from copersona.exporting import UserExport, export_namespace
 from copersona.ingestion import PUBLIC, Authors, add_rows, ingest_rows
 from copersona.reading import datasets, readers
@@ -19,6 +19,8 @@ from copersona.reading.columns import ColumnMap
 from copersona.records import Consent, Interaction, RowOutcome
 from copersona.reports import IngestReport
 from copersona.storage.store import Store
+
+_LEAVING = "the user is still being forgotten; where that was cut off, `repair` completes it"
 
 
 class Histories:
@@ -120,7 +122,14 @@ class Histories:
         return consent
 
     def readmit(self, user: str) -> None:
-        """Take in again what a forgotten user says; they start anew."""
+        """Take in again what a forgotten user says; they start anew.
+
+        Raises:
+            DataError: the user is not yet out of every fitted state.
+        """
+        leaving = self.store.departures
+        if leaving.mark(self.namespace, user) in leaving.under_way(self.namespace):
+            raise DataError(_LEAVING, field="user")
         self.store.readmit(self.namespace, user)
 
     def export_user(self, user: str) -> UserExport:
