@@ -25,6 +25,8 @@ from copersona.storage.feedback_log import Given
 from copersona.storage.store import Store
 from copersona.verdicts import words_of
 
+_LEAVING = "the user is still being forgotten; where that was cut off, `repair` completes it"
+
 
 class Histories:
     """Interactions, instructions and consent of the users of one namespace."""
@@ -214,7 +216,14 @@ class Histories:
         return consent
 
     def readmit(self, user: str) -> None:
-        """Take in again what a forgotten user says; they start anew."""
+        """Take in again what a forgotten user says; they start anew.
+
+        Raises:
+            DataError: the user is not yet out of every fitted state.
+        """
+        leaving = self.store.departures
+        if leaving.mark(self.namespace, user) in leaving.under_way(self.namespace):
+            raise DataError(_LEAVING, field="user")
         self.store.readmit(self.namespace, user)
 
     def export_user(self, user: str) -> UserExport:

@@ -33,7 +33,6 @@ from copersona.storage.schema import (
 
 NOT_REMEMBERED = "the user does not allow `remember`"
 FORGOTTEN = "the user was forgotten; `readmit` lifts that"
-LEAVING = "the user is still being forgotten; where that was cut off, `repair` completes it"
 NOTHING_ALLOWED = Consent(remember=False, learn=False, lend="no", train=False)
 
 _CONSENT = (user_states.c.remember, user_states.c.learn, user_states.c.lend, user_states.c.train)
@@ -155,15 +154,8 @@ class UserRegistry:
         scope.connection.execute(sa.delete(api_keys).where(api_keys.c.mark == mark))
 
     def lift(self, scope: Scope, user: str) -> None:
-        """Take the tombstone away, if there is one.
-
-        Raises:
-            DataError: the user is not yet gone from every fitted state.
-        """
+        """Take the tombstone away, if there is one."""
         mark = self.mark(scope.namespace, user)
-        is_leaving = sa.select(departures.c.mark).where(departures.c.mark == mark)
-        if scope.connection.scalar(is_leaving) is not None:
-            raise DataError(LEAVING, field="user")
         scope.connection.execute(sa.delete(tombstones).where(tombstones.c.mark == mark))
 
     def enter(self, scope: Scope, user: str) -> int:
