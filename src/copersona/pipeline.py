@@ -28,7 +28,7 @@ from copersona.backups import back_up
 from copersona.config import CoPersonaConfig
 from copersona.consent import Policy
 from copersona.departure import complete, receipt_of, take_out
-from copersona.errors import ConfigError, NotFittedError
+from copersona.errors import NotFittedError
 from copersona.fitting import Fitted, aligned, fit_rows, is_still_lent, lent
 from copersona.histories import Histories
 from copersona.ingestion import encoded
@@ -40,7 +40,7 @@ from copersona.method.corpus import Corpus
 from copersona.method.fitted import FittedState
 from copersona.parametric import Parametric
 from copersona.policies import Policies
-from copersona.published import Published, States
+from copersona.published import Published, States, state_folder
 from copersona.records import (
     BOTH,
     Branches,
@@ -493,17 +493,3 @@ class CoPersona(Histories):
         count = len(self.store.departures.under_way(self.namespace))
         return [f"{count} users are forgotten and not yet out of every fitted state; "
                 "`copersona repair` completes it"] if count else []  # fmt: skip
-
-
-def state_folder(store: str | Path, state_dir: Path | None) -> Path:
-    """Where the fitted states of a store are.
-
-    Raises:
-        ConfigError: a database URL without `state_dir`.
-    """
-    if state_dir is not None:
-        return state_dir
-    name = str(store)
-    if "://" in name and not name.startswith("sqlite"):
-        raise ConfigError("a database URL needs state_dir: the folder for fitted states")
-    return Path((name.split("///", 1)[-1] if "://" in name else name) + ".state")

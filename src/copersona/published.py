@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from copersona import artifacts
 from copersona.answering.text_items import TextItems, items_from_arrays, items_to_arrays
 from copersona.answering.words import WordCounts, counts_from_arrays, counts_to_arrays
-from copersona.errors import ArtifactError
+from copersona.errors import ArtifactError, ConfigError
 from copersona.learnt import Learnt, learnt_from_arrays, learnt_to_arrays
 from copersona.method.fitted import FittedState, from_arrays, to_arrays
 from copersona.storage.store import content_hash
@@ -220,3 +220,17 @@ def _restored(version: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]
         )  # fmt: skip
     except KeyError as error:
         raise ArtifactError(f"fitted state {version} lacks {error}; fit again") from error
+
+
+def state_folder(store: str | Path, state_dir: Path | None) -> Path:
+    """Where the fitted states of a store are.
+
+    Raises:
+        ConfigError: a database URL without `state_dir`.
+    """
+    if state_dir is not None:
+        return state_dir
+    name = str(store)
+    if "://" in name and not name.startswith("sqlite"):
+        raise ConfigError("a database URL needs state_dir: the folder for fitted states")
+    return Path((name.split("///", 1)[-1] if "://" in name else name) + ".state")

@@ -76,7 +76,7 @@ def restore(
     Who was forgotten since then is erased again: --tombstones or --lost says how that is known.
     """
     from copersona.backups import restore as restored_from  # noqa: PLC0415  `--help` must be quick
-    from copersona.pipeline import state_folder  # noqa: PLC0415  the same
+    from copersona.published import state_folder  # noqa: PLC0415  the same
     from copersona.storage.store import Store  # noqa: PLC0415  the same
 
     if (tombstones is None) is not lost:

@@ -8,6 +8,7 @@ went. This module encodes nothing, and knows users by their mark only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,29 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from copersona.errors import ShapeError
+from copersona.records import Interaction
 from copersona.storage.database import Database, Scope, chunks, rows_in
 from copersona.storage.schema import INTERACTION_FIELDS, TIME_ORDER, embeddings, interactions, users
 
 # Little-endian whatever the machine, so that a database may be carried elsewhere.
 _FLOAT16 = np.dtype("<f2")
 _HASH_COLUMNS = (interactions.c.input_hash, interactions.c.response_hash)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is kept of one user.
+
+    Attributes:
+        history: in time order.
+        instructions: in the order they were given.
+        inputs, responses: the embeddings of each interaction's texts; None where not known.
+    """
+
+    history: tuple[Interaction, ...]
+    instructions: tuple[str, ...]
+    inputs: tuple[NDArray[np.float16] | None, ...]
+    responses: tuple[NDArray[np.float16] | None, ...]
 
 
 def read(scope: Scope, encoder: str, hashes: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:

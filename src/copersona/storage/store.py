@@ -9,7 +9,7 @@ know what the words mean: it encodes nothing, ranks nothing and fits nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +28,7 @@ from copersona.storage.audit_log import AuditLog
 from copersona.storage.backup_log import BackupLog
 from copersona.storage.database import Database, Scope, rows_in
 from copersona.storage.departures import Departures
+from copersona.storage.embedding_cache import Remembered
 from copersona.storage.erasure import ForgetCounts
 from copersona.storage.feedback_log import FeedbackLog
 from copersona.storage.intake import Intake
@@ -57,22 +58,6 @@ _SAID = (
     .where(users.c.mark == sa.bindparam("mark"))
     .order_by(instructions.c.seq)
 )
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What is kept of one user.
-
-    Attributes:
-        history: in time order.
-        instructions: in the order they were given.
-        inputs, responses: the embeddings of each interaction's texts; None where not known.
-    """
-
-    history: tuple[Interaction, ...]
-    instructions: tuple[str, ...]
-    inputs: tuple[NDArray[np.float16] | None, ...]
-    responses: tuple[NDArray[np.float16] | None, ...]
 
 
 class Store:
@@ -479,7 +464,9 @@ class Store:
         found = self._database.damage()
         with self._database.reading() as connection:
             counts = {
-                "interactions in another namespace than their user": _count_strays(connection),
+                "interactions in another namespace than their user": self._registry.strays(
+                    connection
+                ),
                 "embeddings of texts nobody has": embedding_cache.n_unused(connection),
                 "users still there although forgotten": self._registry.buried_users(connection),
             }
@@ -504,9 +491,3 @@ class Store:
 def _active(scope: Scope, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
     has_said = sa.exists().where(interactions.c.user_id == users.c.id)
     return sa.select(what).select_from(users).where(users.c.namespace_id == scope.id, has_said)
-
-
-def _count_strays(connection: sa.Connection) -> int:
-    query = sa.select(sa.func.count()).select_from(interactions.join(users))
-    query = query.where(users.c.namespace_id != interactions.c.namespace_id)
-    return connection.scalar(query) or 0

@@ -23,6 +23,7 @@ from copersona.storage.schema import (
     aliases,
     api_keys,
     departures,
+    interactions,
     namespaces,
     store_keys,
     tombstones,
@@ -179,6 +180,12 @@ class UserRegistry:
         query = sa.select(sa.func.count()).select_from(
             users.join(tombstones, users.c.mark == tombstones.c.mark)
         )
+        return connection.scalar(query) or 0
+
+    def strays(self, connection: sa.Connection) -> int:
+        """How many interactions stand in another namespace than their user; 0 when sound."""
+        query = sa.select(sa.func.count()).select_from(interactions.join(users))
+        query = query.where(users.c.namespace_id != interactions.c.namespace_id)
         return connection.scalar(query) or 0
 
     def _consent_of(self, row: sa.Row[*tuple[Any, ...]]) -> Consent:
