@@ -31,7 +31,7 @@ def said(role: str, content: object, **more: object) -> dict[str, Any]:
 def test_what_is_added_stands_behind_the_clients_leading_instructions() -> None:
     messages = [said("system", "Be kind."), said("developer", "Be brief."), said("user", "Tea?")]
     assert woven(messages, context("Tea?", SYSTEM, *EXAMPLES)) == [
-        *messages[:2], SYSTEM, *EXAMPLES, messages[2],
+        *messages[:2], {**SYSTEM, "role": "developer"}, *EXAMPLES, messages[2],
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ thing the user said. Knows no service and no library of anybody.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -19,10 +20,68 @@ Message = Mapping[str, Any]
 _LEADING_ROLES = frozenset({"system", "developer"})
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where what a context adds goes in a client's messages.
+
+    Attributes:
+        added: messages of the context.
+        at: of the client's, the message that they stand before.
+        request: the last thing the user said.
+        quoted: what stands before its words.
+    """
+
+    added: tuple[dict[str, Any], ...]
+    at: int
+    request: int
+    quoted: str
+
+
 def asked_in(messages: Sequence[Message]) -> str:
     """What the user said last: the text to make a context for; empty where there is none."""
-    place = _place_of_request(messages)
-    return "" if place is None else _text_of(messages[place].get("content"))
+    place = place_of_request(messages)
+    return "" if place is None else words_of(messages[place])
+
+
+def place_of_request(messages: Sequence[Message]) -> int | None:
+    """Where the last thing the user said stands; None where there is none."""
+    places = (n for n in reversed(range(len(messages))) if messages[n].get("role") == "user")
+    return next(places, None)
+
+
+def words_of(message: Message) -> str:
+    """The words of a message, without its images and whatever else is in it."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(part["text"] for part in parts if _is_text(part))
+
+
+def first_text(parts: Sequence[object]) -> int | None:
+    """Of a content in parts, the first that is words; None where none is."""
+    return next((n for n, part in enumerate(parts) if _is_text(part)), None)
+
+
+def placed(messages: Sequence[Message], context: Context) -> Placement | None:
+    """Where a context goes; None where it adds nothing, or nobody asked anything.
+
+    Our instructions take the role of the client's leading ones: a model that knows developers may
+    know no system.
+
+    Args:
+        context: made for the text of `asked_in`.
+    """
+    request = place_of_request(messages)
+    if request is None or not context.is_personalised:
+        return None
+    leading = [*takewhile(lambda one: one.get("role") in _LEADING_ROLES, messages)]
+    role = leading[-1]["role"] if leading else "system"
+    *before, last = context.messages
+    added = tuple({**one, "role": role if one["role"] == "system" else one["role"]}
+                  for one in before)  # fmt: skip
+    quoted = last["content"].removesuffix(context.query.text)
+    return Placement(added, len(leading), request, quoted)
 
 
 def woven(messages: Sequence[Message], context: Context) -> list[dict[str, Any]]:
@@ -33,35 +92,20 @@ def woven(messages: Sequence[Message], context: Context) -> list[dict[str, Any]]
             whatever else they hold is kept.
         context: made for the text of `asked_in`.
     """
-    found = [dict(message) for message in messages]
-    place = _place_of_request(found)
-    if place is None or not context.is_personalised:
+    found, place = [dict(message) for message in messages], placed(messages, context)
+    if place is None:
         return found
-    *added, request = context.messages
-    quoted = request["content"].removesuffix(context.query.text)
-    if quoted:
-        found[place]["content"] = _headed(quoted, found[place].get("content"))
-    n_leading = len(list(takewhile(lambda one: one.get("role") in _LEADING_ROLES, found)))
-    return [*found[:n_leading], *map(dict, added), *found[n_leading:]]
-
-
-def _place_of_request(messages: Sequence[Message]) -> int | None:
-    places = (n for n in reversed(range(len(messages))) if messages[n].get("role") == "user")
-    return next(places, None)
-
-
-def _text_of(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "\n".join(part["text"] for part in parts if _is_text(part))
+    if place.quoted:
+        asked = found[place.request]
+        asked["content"] = _headed(place.quoted, asked.get("content"))
+    return [*found[: place.at], *map(dict, place.added), *found[place.at :]]
 
 
 def _headed(quoted: str, content: object) -> object:
     """The content with the quoted text before its own; parts that are no text stay as they are."""
     if not isinstance(content, list):
         return f"{quoted}{content or ''}"
-    place = next((n for n, part in enumerate(content) if _is_text(part)), None)
+    place = first_text(content)
     if place is None:
         return [{"type": "text", "text": quoted}, *content]
     first = {**content[place], "text": quoted + content[place]["text"]}

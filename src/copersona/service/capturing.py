@@ -17,9 +17,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from copersona.answering.prompting import is_framed
+from copersona.answering.weaving import words_of
 from copersona.interactions import ID_CHARACTERS
 from copersona.records import Interaction
-from copersona.service.personalising import Chat, text_of
+from copersona.service.personalising import Chat
 
 SOURCE = "gateway"
 MAX_ANSWERS = 10_000
@@ -70,13 +71,12 @@ def own_words(
 
 def _answers(chat: Chat) -> list[str]:
     """What the model said before the last message of the user, as far as it said anything."""
-    before = chat.messages[: chat.place]
-    texts = [text_of(one) for one in before if one.get("role") == "assistant"]
+    texts = [words_of(one) for one in chat.so_far[:-1] if one.get("role") == "assistant"]
     return [text for text in texts if text.strip()]
 
 
 def _is_echo(chat: Chat, text: str) -> bool:
-    if any(is_framed(text_of(message)) for message in chat.messages):
+    if any(is_framed(words_of(message)) for message in chat.messages):
         return True
     said = " ".join(text.split())
     answers = [" ".join(answer.split()) for answer in _answers(chat)]
@@ -88,8 +88,8 @@ def _is_echo(chat: Chat, text: str) -> bool:
 def _id(chat: Chat, namespace: str, user: str, thread: str | None) -> str:
     """The same for the same message of the same conversation, however often it is sent."""
     turns = [
-        (one.get("role"), text_of(one))
-        for one in chat.messages[: chat.place + 1]
+        (one.get("role"), words_of(one))
+        for one in chat.so_far
         if one.get("role") in ("user", "assistant")
     ]
     joined = json.dumps([SOURCE, namespace, user, thread, turns]).encode("ascii")

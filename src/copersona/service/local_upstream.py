@@ -14,9 +14,10 @@ from typing import Any, cast
 
 from starlette.concurrency import run_in_threadpool
 
+from copersona.answering.weaving import words_of
 from copersona.errors import BackendError, ConfigError
 from copersona.language import generation
-from copersona.service.personalising import Chat, text_of
+from copersona.service.personalising import Chat
 from copersona.service.upstream import NoAnswer, Received, Sent
 
 MAX_TOKENS = 1024
@@ -90,7 +91,7 @@ class _Answer:
             MAX_TOKENS,
         )
         self._messages = [
-            {"role": _role(one), "content": text_of(one)} for one in body.get("messages", ())
+            {"role": _role(one), "content": words_of(one)} for one in body.get("messages", ())
         ]
 
     def pieces(self) -> Generator[str]:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from copersona.answering.weaving import words_of
 from copersona.language.generation import approximate_tokens
-from copersona.service.personalising import Chat, text_of
+from copersona.service.personalising import Chat
 from copersona.service.upstream import Sent
 from copersona.storage.usage_log import Usage
 
@@ -51,7 +52,7 @@ class Meter:
         prompt, completion = (self._used.get(f"{one}_tokens") for one in ("prompt", "completion"))
         is_told = _is_count(prompt) and _is_count(completion)
         if not is_told:
-            prompt = sum(approximate_tokens(text_of(one)) for one in _messages(sent))
+            prompt = sum(approximate_tokens(words_of(one)) for one in _messages(sent))
             completion = sum(map(approximate_tokens, self.said))
         return Usage(
             key_id, model, datetime.now(UTC).date().isoformat(), int(prompt or 0),

@@ -14,18 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from copersona.answering.weaving import asked_in, first_text, place_of_request, placed
 from copersona.records import Context
 from copersona.service.json_text import elements, members, with_insertions
-
-_INSTRUCTING = ("system", "developer")
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """The words of a message, without its images and whatever else is in it."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if _is_text(part))
-    return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True)
@@ -76,51 +67,36 @@ class Chat:
         return found if found and is_sound else ()
 
     @cached_property
-    def place(self) -> int:
-        """Where the last message of the user stands; -1 where there is none."""
-        roles = [message.get("role") for message in self.messages]
-        return len(roles) - 1 - roles[::-1].index("user") if "user" in roles else -1
+    def so_far(self) -> Sequence[Mapping[str, Any]]:
+        """The messages up to the last one of the user; none where there is none."""
+        place = place_of_request(self.messages)
+        return () if place is None else self.messages[: place + 1]
 
     @property
     def asked(self) -> str:
         """The words of the last message of the user; empty where there are none."""
-        return text_of(self.messages[self.place]) if self.place >= 0 else ""
+        return asked_in(self.messages)
 
     def personalised(self, context: Context) -> str:
         """The body with what a context for `asked` adds."""
-        *before, last = context.messages
-        head = last["content"].removesuffix(self.asked)
+        place = placed(self.messages, context)
+        if place is None:
+            return self.text
         spans = elements(self.text, members(self.text, self._start)["messages"][0])
-        insertions = [(self._words_at(spans[self.place][0]), json.dumps(head)[1:-1])]
-        n_leading = next(
-            n for n, one in enumerate(self.messages) if one.get("role") not in _INSTRUCTING
-        )
-        leading = self.messages[n_leading - 1]["role"] if n_leading else "system"
-        added = ",".join(
-            json.dumps({**one, "role": leading} if one["role"] == "system" else dict(one))
-            for one in before
-        )
-        if added and n_leading:
-            insertions.append((spans[n_leading - 1][1], f",{added}"))
-        elif added:
-            insertions.append((spans[0][0], f"{added},"))
-        return with_insertions(self.text, insertions)
+        words = self._words_at(spans[place.request][0], place.request)
+        added = "".join(f"{json.dumps(one)}," for one in place.added)
+        quoted = json.dumps(place.quoted)[1:-1]
+        return with_insertions(self.text, [(words, quoted), (spans[place.at][0], added)])
 
     @property
     def _start(self) -> int:
         return self.text.index("{")
 
-    def _words_at(self, message: int) -> int:
+    def _words_at(self, start: int, number: int) -> int:
         """Where the words of a message begin that begins here and has some."""
-        start = members(self.text, message)["content"][0]
+        start = members(self.text, start)["content"][0]
         if self.text[start] == "[":
-            content = self.messages[self.place]["content"]
-            first = next(n for n, part in enumerate(content) if _is_text(part))
-            start = members(self.text, elements(self.text, start)[first][0])["text"][0]
+            part = first_text(self.messages[number]["content"])
+            assert part is not None  # something was asked
+            start = members(self.text, elements(self.text, start)[part][0])["text"][0]
         return start + 1
-
-
-def _is_text(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(
-        part.get("text"), str
-    )  # fmt: skip
