@@ -86,7 +86,7 @@ def test_the_marks_key_survives_reopening(url: str, tmp_path: Path) -> None:
         assert store.add("n", [said("u", "x")])[0].status == "rejected"
         store.add("n", [said("v", "x")])
     with Store.open(url) as store, Store.open(tmp_path / "b.db") as other:
-        mine, theirs = store.keys.mark("n", "u"), other.keys.mark("n", "u")
+        mine, theirs = store.keys.marks("n", ["u"]), other.keys.marks("n", ["u"])
     assert mine != theirs
 
 
@@ -157,7 +157,7 @@ def test_a_hurried_transaction_is_whole_and_the_next_one_waits_for_the_disk(url:
 
 
 LATER_TABLES = (
-    "api_keys", "departures", "backups", "feedback", "aliases", "usage", "jobs", "audit_marks",
+    "api_keys", "departures", "backups", "feedback_items", "feedback", "aliases", "usage", "jobs", "audit_marks",
     "audit_lines",
 )  # fmt: skip
 """What later steps made, in the order in which it can be dropped."""
@@ -166,7 +166,7 @@ LATER_TABLES = (
 def test_a_store_of_the_first_version_is_brought_up_to_this_one(url: str) -> None:
     with Store.open(url) as store:
         store.add("n", [said("ana", "kept")])
-        mark = store.keys.mark("n", "ana")
+        (mark,) = store.keys.marks("n", ["ana"])
         with store._database.writing() as connection:  # as the first step left it
             for table in LATER_TABLES:
                 connection.exec_driver_sql(f"drop table {table}")

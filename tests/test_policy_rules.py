@@ -34,6 +34,8 @@ from copersona.consent import MIN_DONORS
 from copersona.errors import DataError, NotFittedError, UnknownUserError
 from copersona.service.access import Access
 from copersona.service.keys import Caller, Keys
+from copersona.service.operation import AUDIT_DAYS
+from copersona.service.trail import Trail
 
 SPACES = ("north", "south")
 NAMES = ("ana", "bo", "cy", "dee", "eve")
@@ -221,7 +223,8 @@ class People(RuleBasedStateMachine):
         """A token opens the door for its own user, by any name, and for nobody else."""
         model, door = self.models[space], self.doors[space]
         caller = Caller("id", space, frozenset({"read"}), self.keys.mark(space, holder))
-        access = Access(caller, self.keys, self.doors.__getitem__)
+        trail = Trail(self.doors[space].store.audit, AUDIT_DAYS)
+        access = Access(caller, self.keys, self.doors.__getitem__, trail)
         is_theirs = model.owner[holder] == model.owner[asked]
         for scope, is_held in (("read", True), ("write", False), ("admin", False)):
             try:
@@ -306,7 +309,9 @@ def test_nobody_explains_what_is_not_theirs(
             (None, {"read"}, None), (None, {"admin"}, None),
         ):  # fmt: skip
             mark = None if holder is None else keys.mark("north", holder)
-            access = Access(Caller("id", "north", frozenset(scopes), mark), keys, lambda _: door)
+            caller = Caller("id", "north", frozenset(scopes), mark)
+            trail = Trail(door.store.audit, AUDIT_DAYS)
+            access = Access(caller, keys, lambda _: door, trail)
             try:
                 assert access.to_trace("t", "explain", "read") is door
                 found = None

@@ -269,6 +269,10 @@ def test_jobs_and_audit_lines_of_another_namespace_are_not_there(service: Served
         assert f'"{SHOP}"' not in bank.get("/metrics").text
 
 
+LINES = {("GET", "/audit"): 0, ("DELETE", "/users/{user}/aliases/{alias}"): 2}
+"""Lines that a walk of a route leaves where it is not one: an alias is set first, then taken away."""
+
+
 @named
 def test_every_route_leaves_a_line_that_is_kept(service: Served, route: tuple[str, str]) -> None:
     name = trace_of(service, ANA) if route in ABOUT_A_TRACE else f"kept {route[0]} {route[1][-9:]}"
@@ -281,10 +285,9 @@ def test_every_route_leaves_a_line_that_is_kept(service: Served, route: tuple[st
         client.get("/v1/audit")  # as a change would, it takes along what was gathered
         lines = client.get("/v1/audit").json()["lines"]
     own = [line for line in lines if line["key_id"] == key_id and line["action"] != "audit"]
-    expected = 0 if route == ("GET", "/audit") else 1
-    assert len(own) == expected
+    assert len(own) == LINES.get(route, 1)
     if route in ABOUT_A_USER:
-        assert own[0]["marks"] == [service.keys.mark(SHOP, name).hex()[:16]]
+        assert all(service.keys.mark(SHOP, name).hex()[:16] in line["marks"] for line in own)
         assert name not in json.dumps(lines)
 
 

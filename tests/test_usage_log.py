@@ -29,7 +29,7 @@ def test_equal_ones_are_added_up_and_others_are_not(store: Store) -> None:
     store.usage.add("shop", None, ONE)
     store.usage.add("bank", "ana", ONE)
     first, *rest = store.usage.since("shop", "")
-    mark = store.keys.mark("shop", "ana")
+    (mark,) = store.keys.marks("shop", ["ana"])
     assert first == replace(ONE, prompt_tokens=20, completion_tokens=6, added_tokens=4,
                             estimated=1, requests=2, mark=mark)  # fmt: skip
     assert [(row.key_id, row.model, row.requests) for row in rest] == [
@@ -53,7 +53,7 @@ def test_rows_go_with_their_user_and_nobody_elses_do(store: Store) -> None:
     for namespace, user in (("shop", "ana"), ("shop", "bo"), ("bank", "ana")):
         store.usage.add(namespace, user, ONE)
     store.forget("shop", "ana")
-    assert [row.mark for row in store.usage.since("shop", "")] == [store.keys.mark("shop", "bo")]
+    assert [row.mark for row in store.usage.since("shop", "")] == store.keys.marks("shop", ["bo"])
     assert len(store.usage.since("bank", "")) == 1
 
 

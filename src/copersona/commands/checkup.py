@@ -30,7 +30,7 @@ LEAST_FREE_BYTES = 256 * 2**20
 
 
 def doctor(ctx: typer.Context, as_json: opt.AsJson = False) -> None:
-    """Say how things stand, and look for damage in the store and the fitted states.
+    """Say how things stand, and look for damage.
 
     The exit code is 4 where there is any.
     """
