@@ -2,8 +2,8 @@
 
 python benchmarks/fake_model.py PORT
 
-Every planted text holds the word `zq<owner>zq`, and every request says whose it is (`I am
-<owner>.`). Whoever else's word is among the messages is a leak; `GET /leaks` counts them. Streams
+Every planted text holds the word `zq<owner>zq`, where owners are called as `c1u2` is, and every
+request says whose it is (`I am <owner>.`). Whoever else's word is among the messages is a leak; `GET /leaks` counts them. Streams
 where asked.
 """
 
@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-PLANTED = re.compile(r"zq(\w+?)zq")
+PLANTED = re.compile(r"zq(c\d+u\d+)zq")
 ASKER = re.compile(r"I am (\w+)\.")
 ANSWER = "Certainly. Here is what I would do, in three short steps."
 
@@ -27,7 +27,7 @@ seen = {"requests": 0, "personalised": 0, "leaks": 0}
 @app.post("/v1/chat/completions")
 async def complete(request: Request):
     asked = await request.json()
-    text = json.dumps(asked["messages"])
+    text = json.dumps(asked.get("messages"))
     owners = set(PLANTED.findall(text))
     asker = ASKER.findall(text)
     seen["requests"] += 1
@@ -38,7 +38,7 @@ async def complete(request: Request):
         "completion_tokens": 12,
         "total_tokens": len(text) // 4 + 12,
     }
-    common = {"id": "x", "created": 0, "model": asked["model"]}
+    common = {"id": "x", "created": 0, "model": asked.get("model")}
     if asked.get("stream"):
         return StreamingResponse(stream(common), media_type="text/event-stream")
     message = {"role": "assistant", "content": ANSWER}

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import random
+import secrets
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import copersona
 from copersona.records import Interaction
 from copersona.service.keys import Keys
 
+THEIR_KEY = f"sk-{secrets.token_hex(16)}"
 HERE = Path(__file__).parent
 QUESTIONS = ["Which pan for eggs?", "How do I plan two days in Porto?", "What did you think of it?"]
 TOPICS = ["bread", "kettles", "trains", "tulips", "chess", "rain", "novels", "soup"]
@@ -133,13 +135,13 @@ def main():
             config.write_text(json.dumps({
                 "model_list": [{"model_name": "fake", "litellm_params": {
                     "model": "openai/fake", "api_base": f"{model}/v1", "api_key": "none"}}],
-                "general_settings": {"master_key": "sk-1234"},
+                "general_settings": {"master_key": THEIR_KEY},
             }))  # fmt: skip
             running.append(started(
                 [options.litellm, "--config", config, "--port", "8603", "--host", "127.0.0.1"],
                 f"{theirs}/health/liveliness", log, LITELLM_LOCAL_MODEL_COST_MAP="True",
             ))  # fmt: skip
-            ways["LiteLLM's proxy"] = (f"{theirs}/v1", {"authorization": "Bearer sk-1234"})
+            ways["LiteLLM's proxy"] = (f"{theirs}/v1", {"authorization": f"Bearer {THEIR_KEY}"})
         show(ways, options)
     finally:
         for process in running:

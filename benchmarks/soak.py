@@ -27,6 +27,7 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
+from fake_model import PLANTED
 from gateway import TOPICS, started
 
 HERE = Path(__file__).parent
@@ -78,8 +79,9 @@ class Services:
         )
 
     def kill(self, port):
-        self.running[port].send_signal(signal.SIGKILL)
-        self.running[port].wait()
+        process = self.running.pop(port)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
     def sample(self, at):
         for port, process in self.running.items():
@@ -158,7 +160,7 @@ class Client:
             self.check_words(user, answer.text)
 
     def check_words(self, user, text):
-        if any(part != user for part in text.split("zq")[1::2]):
+        if set(PLANTED.findall(text)) - {user}:
             self.faults.append(f"a foreign word was shown to {user}")
 
     async def look(self, user):

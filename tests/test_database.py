@@ -157,8 +157,8 @@ def test_a_hurried_transaction_is_whole_and_the_next_one_waits_for_the_disk(url:
 
 
 LATER_TABLES = (
-    "api_keys", "departures", "backups", "feedback_items", "feedback", "aliases", "usage", "jobs", "audit_marks",
-    "audit_lines",
+    "api_keys", "departures", "backups", "trace_items", "feedback_items", "feedback", "aliases",
+    "usage", "jobs", "audit_marks", "audit_lines",
 )  # fmt: skip
 """What later steps made, in the order in which it can be dropped."""
 

@@ -270,7 +270,7 @@ def test_jobs_and_audit_lines_of_another_namespace_are_not_there(service: Served
 
 
 LINES = {("GET", "/audit"): 0, ("DELETE", "/users/{user}/aliases/{alias}"): 2}
-"""Lines that a walk of a route leaves where it is not one: an alias is set first, then taken away."""
+"""Lines that a walk of a route leaves, where it is not one: an alias is set before it is gone."""
 
 
 @named
