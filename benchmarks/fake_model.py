@@ -3,8 +3,8 @@
 python benchmarks/fake_model.py PORT
 
 Every planted text holds the word `zq<owner>zq`, where owners are called as `c1u2` is, and every
-request says whose it is (`I am <owner>.`). Whoever else's word is among the messages is a leak; `GET /leaks` counts them. Streams
-where asked.
+request says whose it is (`I am <owner>.`). Whoever else's word is among the messages is a leak;
+`GET /leaks` counts them. Streams where asked, and takes everything for a chat.
 """
 
 import asyncio
