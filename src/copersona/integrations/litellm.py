@@ -1,7 +1,7 @@
 """LiteLLM: a callback of its proxy that personalises every chat request before it goes out.
 
-What is tested is the hook as the proxy calls it, and what `litellm.acompletion` then sends to a
-server. The proxy itself needs packages beyond `litellm` and was not run.
+The tests drive the hook as the proxy does, and what `litellm.acompletion` then sends to a server;
+`benchmarks/litellm_hook.py` runs the real proxy, which needs packages beyond `litellm`.
 """
 
 from __future__ import annotations
