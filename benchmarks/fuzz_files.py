@@ -48,6 +48,16 @@ REVIEW = {
     "query": {"title": "T", "text": "Bad.", "rating": 1, "pid": "q"}, "neighbors": [],
 }  # fmt: skip
 EXPORTED = ("manifest.json", "consent.json", "instructions.json")
+MEMORY = {
+    "id": "m", "memory": "Likes tea.", "user_id": "ann", "created_at": "2026-05-01T10:00:00Z",
+    "updated_at": None, "metadata": None, "role": "user",
+}  # fmt: skip
+SESSION = {
+    "session_id": "s", "user_id": "ann",
+    "messages": [{"uuid": "1", "role": "Ann", "role_type": "user", "content": "Hi.",
+                  "created_at": "2026-05-01T10:00:00Z"}],
+    "facts": [{"uuid": "2", "fact": "Ann likes tea.", "valid_at": None}],
+}  # fmt: skip
 WORK = Path(tempfile.mkdtemp())
 
 
@@ -69,7 +79,10 @@ def rows(data):
     path.write_bytes(data[2:])
     formats = [None, *FORMATS]
     for _ in read(
-        path, format=formats[data[1] % len(formats)], user="ann" if data[0] & 4 else None
+        path,
+        accept_derived=bool(data[0] & 8),
+        format=formats[data[1] % len(formats)],
+        user="ann" if data[0] & 4 else None,
     ):
         pass
 
@@ -130,7 +143,14 @@ def settings(data):
 
 def seeds_of(name):
     csv, json_lines, whole, columns = (bytes([n, 0]) for n in (0, 5, 6, 3))
-    chats = (CHAT, {"user": "ann", "mapping": NODES, "current_node": "a"}, SHARED)
+    chats = (
+        MEMORY,
+        {"results": [MEMORY]},
+        SESSION,
+        CHAT,
+        {"user": "ann", "mapping": NODES, "current_node": "a"},
+        SHARED,
+    )
     nested = [one for record in (ROW, QUESTION, REVIEW, *chats) for one in as_json(record)]
     asked = [*as_json(QUESTION), *as_json(REVIEW)]
     folder = state_folder()
