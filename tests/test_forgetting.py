@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -353,3 +355,20 @@ def test_a_folder_that_is_no_state_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "manifest.json").write_text("{")
     assert list(states_below(tmp_path)) == []
+
+
+def test_a_state_that_is_deleted_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts.publish(tmp_path, "n", {}, {})
+    (gone,) = (path.parent for path in tmp_path.rglob("manifest.json"))
+    artifacts.publish(tmp_path, "other", {}, {})
+    scandir = os.scandir
+
+    def racing(path: str = ".") -> Any:
+        if Path(path) == gone:
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", racing)
+    assert [state.namespace for state in states_below(tmp_path)] == ["other"]

@@ -9,6 +9,7 @@ output, so that nobody's words stand in a list of processes. It shares no code w
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,9 +112,9 @@ def _search_file(path: Path, matcher: Matcher) -> set[int]:
 
 def _files(places: Iterable[Path]) -> Iterator[Path]:
     for place in places:
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file():
-                yield path
+        # Not by `rglob`, which fails where a folder goes meanwhile.
+        below = (Path(folder) / name for folder, _, names in os.walk(place) for name in names)
+        yield from filter(Path.is_file, sorted(below) if place.is_dir() else [place])
 
 
 def _answer(order: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ nothing and searches no bytes.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -248,9 +249,10 @@ class StateFiles:
 
 def states_below(root: Path) -> Iterator[StateFiles]:
     """Every fitted state under a folder that can be read; the search of bytes has the others."""
-    for path in sorted(root.rglob("manifest.json")):
+    # Not by `rglob`, which fails where another process deletes a state meanwhile.
+    for folder in sorted(folder for folder, _, names in os.walk(root) if "manifest.json" in names):
         try:
-            yield _read_state(path)
+            yield _read_state(Path(folder) / "manifest.json")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
 
