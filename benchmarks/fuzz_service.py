@@ -39,7 +39,8 @@ def main():
             f"{service}/readyz", log,
         ))  # fmt: skip
         done = subprocess.run(
-            ["schemathesis", "run", f"{service}/openapi.json", "-H", f"Authorization: Bearer {key}",
+            [Path(sys.executable).with_name("schemathesis"), "run", f"{service}/openapi.json",
+             "-H", f"Authorization: Bearer {key}",
              "--max-examples", str(options.cases), "--checks", CHECKS, "--continue-on-failure",
              "--suppress-health-check", "all", "--warnings", "off", *options.options],
             cwd=folder, check=False,
