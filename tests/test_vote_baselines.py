@@ -108,13 +108,11 @@ class Plain:
         found = []
         for user in sorted({u for u, i in self.rest if i == item and u != avoided}):
             common = [(self.rest[user, i], r) for i, r in left if (user, i) in self.rest]
-            norm = math.sqrt(sum(a * a for a, _ in common)) * energy
-            if norm > 0:
-                cosine = sum(a * b for a, b in common) / norm
-                weight = cosine * len(common) / (len(common) + 10)
-                found.append((max(weight, 0.0), self.rest[user, item]))
-        total = sum(w for w, _ in found)
-        return sum(w * r for w, r in found) / total if total > 1e-7 else 0.0
+            # What rounding leaves of residues that are zero must not count as likeness.
+            norm = math.sqrt(sum(a * a for a, _ in common)) * energy + 1e-9
+            weight = sum(a * b for a, b in common) / norm * len(common) / (len(common) + 10)
+            found.append((max(weight, 0.0), self.rest[user, item]))
+        return sum(w * r for w, r in found) / (sum(w for w, _ in found) + 1e-9)
 
 
 def clipped(value: float, rows: Sequence[tuple[str, str, float]]) -> float:
