@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx2
@@ -276,19 +276,23 @@ def test_an_answer_is_taken_in_where_it_was_accepted_only(shop: CoPersona) -> No
         shop.feedback("0" * 16, "accept")
 
 
+def verdicts_of(shop: CoPersona, user: str) -> Mapping[str, tuple[int, int]]:
+    return shop.store.remembered(SHOP, user, encoder="static").verdicts
+
+
 def test_verdicts_go_with_their_user_and_with_what_they_are_about(shop: CoPersona) -> None:
     judged(shop, BO, "reject", 2)
-    counts = shop.store.feedback.counts(SHOP, BO)
+    counts = verdicts_of(shop, BO)
     of_ana = {row.id for row in shop.store.history(SHOP, ANA)}
     assert of_ana & counts.keys()
     shop.forget(ANA)
-    assert not of_ana & shop.store.feedback.counts(SHOP, BO).keys()
+    assert not of_ana & verdicts_of(shop, BO).keys()
     trace = shop.prompt(BO, RAKE).trace_id
     shop.feedback(trace, "reject", note="Nothing of that is my vermilion style.")
     assert shop.forget(BO).traces_found == ()
     shop.readmit(BO)
     assert shop.export_user(BO).feedback == {}
-    assert shop.store.feedback.counts(SHOP, BO) == {}
+    assert verdicts_of(shop, BO) == {}
 
 
 def test_verdicts_over_http_are_the_users_own(folder: Path) -> None:

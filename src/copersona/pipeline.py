@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -472,7 +471,7 @@ class CoPersona(Histories):
         return Desk(
             self.namespace, version, state, items, words, self.store, cache, self.policy(),
             self._secret, reasoner=parts.reasoner, prompter=parts.prompter, gate=parts.gate,
-            ways=self.config.graph, verdicts=partial(self.store.feedback.counts, self.namespace),
+            ways=self.config.graph,
         )  # fmt: skip
 
     # ---- operations ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ it is kept. `pipeline` decides which state, encoder and policy are in force and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,11 +62,13 @@ class Own:
     history: Sequence[Interaction]
     instructions: tuple[str, ...]
     corpus: Corpus
+    verdicts: Mapping[str, tuple[int, int]]
 
     def take(self, rows: Sequence[int]) -> Own:
         """The same with some of the history only."""
         some = np.array(rows, np.int64)
-        return Own([self.history[row] for row in rows], self.instructions, self.corpus.take(some))
+        history = [self.history[row] for row in rows]
+        return Own(history, self.instructions, self.corpus.take(some), self.verdicts)
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,6 @@ class Desk:
         prompter: makes soft prompts; None makes none.
         gate: chooses what may enter; None lets everything in.
         ways: in which ways the graph branch may speak.
-        verdicts: answers that a user accepted and rejected, by the interactions shown for them;
-            None where nobody was asked.
     """
 
     namespace: str
@@ -139,7 +139,6 @@ class Desk:
     prompter: Prompter | None = None
     gate: Gate | None = None
     ways: GraphBranchConfig = EVERY_WAY
-    verdicts: Callable[[str], Mapping[str, tuple[int, int]]] | None = None
 
     def own(self, user: str, before: float | None = None) -> Own:
         """All that is stored of a user; texts that are not encoded yet are encoded now.
@@ -151,7 +150,7 @@ class Desk:
         inputs = self.cache.completed([i.input_text for i in kept.history], kept.inputs)
         responses = self.cache.completed([i.response_text for i in kept.history], kept.responses)
         corpus = build_corpus(kept.history, inputs, responses)
-        return Own(kept.history, kept.instructions, corpus)
+        return Own(kept.history, kept.instructions, corpus, kept.verdicts)
 
     def own_corpus(self, history: Sequence[Interaction]) -> Corpus:
         """A user's own history as a corpus of one."""
@@ -170,14 +169,7 @@ class Desk:
         routed = self.state.facets.route(vector)
         view = self.view(query.user, own.corpus, np.flatnonzero(routed > 0).tolist())
         found = self.candidates(query, vector, routed, view, own.history, own.corpus)
-        return Look(query, own, vector, routed, view, tuple(self._trusted(query.user, found)))
-
-    def _trusted(self, user: str, found: Sequence[Candidate]) -> Iterator[Candidate]:
-        """Candidates with what this user's verdicts on earlier answers add to their scores."""
-        moved = shifts(self.verdicts(user)) if self.verdicts else {}
-        for candidate in found:
-            shift = moved.get(candidate.interaction.id)
-            yield replace(candidate, trust=shift) if shift else candidate
+        return Look(query, own, vector, routed, view, tuple(_trusted(found, own)))
 
     def answer(
         self,
@@ -439,6 +431,14 @@ class Desk:
                 if row not in alias_of:
                     alias_of[row] = pseudonym(self.secret, view.user, name)
                 yield Peer(alias_of[row], facet.facet, alignment, weight)
+
+
+def _trusted(found: Sequence[Candidate], own: Own) -> Iterator[Candidate]:
+    """Candidates with what the user's verdicts on earlier answers add to their scores."""
+    moved = shifts(own.verdicts)
+    for candidate in found:
+        shift = moved.get(candidate.interaction.id)
+        yield replace(candidate, trust=shift) if shift else candidate
 
 
 def unsaid(persona: Persona) -> Persona:

@@ -199,7 +199,7 @@ class Shelf:
         """The history of the request; of anybody else nothing is asked."""
         history = self.history(namespace, user, before=before)
         nothing = (None,) * len(history)
-        return Remembered(tuple(history), (), nothing, nothing)
+        return Remembered(tuple(history), nothing, nothing)
 
     def history(
         self, namespace: str, user: str, *, before: float | None = None, limit: int | None = None

@@ -27,6 +27,9 @@ from copersona.storage.schema import (
 from copersona.storage.user_registry import FORGOTTEN, UserRegistry, touch
 
 _LENDING: tuple[Lend, ...] = ("no", "aggregate", "text")
+_MEANT = (
+    sa.select(users.c.name).join_from(aliases, users).where(aliases.c.mark == sa.bindparam("mark"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,8 @@ class AliasBook:
     def name(self, namespace: str, user: str) -> str:
         """The name of the user whom a name stands for; itself where it is nobody's alias."""
         mark = self._registry.mark(namespace, user)
-        query = sa.select(users.c.name).join_from(aliases, users).where(aliases.c.mark == mark)
         with self._database.reading() as connection:
-            return connection.scalar(query) or user
+            return connection.scalar(_MEANT, {"mark": mark}) or user
 
     def of(self, namespace: str, user: str) -> tuple[str, ...]:
         """A user's aliases, in the order they were given."""

@@ -50,6 +50,10 @@ _SNAPSHOT = {"sqlite": {}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 _OUTSIDE = {"sqlite": {}, "postgresql": {"isolation_level": "AUTOCOMMIT"}}
 _MIGRATION_LOCK = 0x636F7065  # any number nobody else locks
 
+# Statements that every request runs are built once: to build one takes longer than to run it.
+_NAMESPACE = sa.select(namespaces.c.id).where(namespaces.c.name == sa.bindparam("namespace"))
+_LOCKED = _NAMESPACE.with_for_update()
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -135,7 +139,7 @@ class Database:
     def viewing(self, namespace: str) -> Iterator[Scope]:
         """A namespace in one snapshot."""
         with self.reading() as connection:
-            found = connection.scalar(sa.select(namespaces.c.id).where(_is_named(namespace)))
+            found = connection.scalar(_NAMESPACE, {"namespace": namespace})
             yield Scope(connection, namespace, found or 0)
 
     @contextmanager
@@ -144,12 +148,11 @@ class Database:
         if not namespace:
             raise DataError("a namespace needs a name", field="namespace")
         with self.writing(durable=durable) as connection:
-            lock = sa.select(namespaces.c.id).where(_is_named(namespace)).with_for_update()
-            found = connection.scalar(lock)
+            found = connection.scalar(_LOCKED, {"namespace": namespace})
             if found is None:
                 row = {"name": namespace, "revision": 0}
                 connection.execute(self.insert_new(namespaces), row)
-                found = connection.scalar(lock)
+                found = connection.scalar(_LOCKED, {"namespace": namespace})
             yield Scope(connection, namespace, int(found or 0))
 
     def insert_new(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
@@ -244,10 +247,26 @@ def rows_in(
     values: Iterable[Any],
 ) -> Iterator[sa.Row[*tuple[Any, ...]]]:
     """The rows of `query` where `column` is one of `values`, however many these are."""
+    return rows_among(connection, among(query, column), values)
+
+
+def among(
+    query: sa.Select[*tuple[Any, ...]], column: sa.ColumnElement[Any]
+) -> sa.Select[*tuple[Any, ...]]:
+    """The query for rows where `column` is one of some values, for `rows_among` to run."""
     # One parameter for the whole list: checking the values one by one would cost more than to look.
-    chosen = query.where(column.in_(sa.bindparam("chosen", expanding=True)))
+    return query.where(column.in_(sa.bindparam("chosen", expanding=True)))
+
+
+def rows_among(
+    connection: sa.Connection,
+    query: sa.Select[*tuple[Any, ...]],
+    values: Iterable[Any],
+    **others: Any,
+) -> Iterator[sa.Row[*tuple[Any, ...]]]:
+    """The rows of what `among` made, however many values there are."""
     for part in chunks(values):
-        yield from connection.execute(chosen, {"chosen": part})
+        yield from connection.execute(query, {"chosen": part, **others})
 
 
 def insert_many(
@@ -262,10 +281,6 @@ def insert_many(
         connection.exec_driver_sql(str(statement), list(rows))
     else:
         connection.exec_driver_sql(str(statement), [*map(itemgetter(*statement.positiontup), rows)])
-
-
-def _is_named(namespace: str) -> sa.ColumnElement[bool]:
-    return namespaces.c.name == namespace
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -2,13 +2,12 @@
 
 Equal texts of different users share one row. A row lives exactly as long as some interaction of
 the namespace has its text: others are not taken in, and `sweep` removes those whose last text
-went. This module encodes nothing, and knows users by their mark only.
+went. This module encodes nothing, and knows no users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,29 +15,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from copersona.errors import ShapeError
-from copersona.records import Interaction
 from copersona.storage.database import Database, Scope, chunks, rows_in
-from copersona.storage.schema import INTERACTION_FIELDS, TIME_ORDER, embeddings, interactions, users
+from copersona.storage.schema import embeddings, interactions
 
 # Little-endian whatever the machine, so that a database may be carried elsewhere.
 _FLOAT16 = np.dtype("<f2")
 _HASH_COLUMNS = (interactions.c.input_hash, interactions.c.response_hash)
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What is kept of one user.
-
-    Attributes:
-        history: in time order.
-        instructions: in the order they were given.
-        inputs, responses: the embeddings of each interaction's texts; None where not known.
-    """
-
-    history: tuple[Interaction, ...]
-    instructions: tuple[str, ...]
-    inputs: tuple[NDArray[np.float16] | None, ...]
-    responses: tuple[NDArray[np.float16] | None, ...]
 
 
 def read(scope: Scope, encoder: str, hashes: Sequence[bytes]) -> dict[bytes, NDArray[np.float16]]:
@@ -47,47 +29,12 @@ def read(scope: Scope, encoder: str, hashes: Sequence[bytes]) -> dict[bytes, NDA
         embeddings.c.namespace_id == scope.id, embeddings.c.encoder == encoder
     )
     rows = rows_in(scope.connection, query, embeddings.c.hash, dict.fromkeys(hashes))
-    return {key: np.frombuffer(vector, dtype=_FLOAT16) for key, vector in rows}
+    return {key: vector_of(stored) for key, stored in rows}
 
 
-def history(
-    connection: sa.Connection, mark: bytes, encoder: str, before: float | None
-) -> list[sa.Row[*tuple[Any, ...]]]:
-    """A user's interactions in time order, with the bytes of the vectors of input and response.
-
-    Each row is the interaction's fields, then the two; None where a vector is not known.
-    """
-    asked = {"mark": mark, "encoder": encoder}
-    if before is None:
-        return list(connection.execute(_HISTORY, asked))
-    return list(connection.execute(_HISTORY_BEFORE, {**asked, "before": before}))
-
-
-def vector_of(stored: bytes | None) -> NDArray[np.float16] | None:
-    """A vector as it is kept; read-only."""
-    return None if stored is None else np.frombuffer(stored, dtype=_FLOAT16)
-
-
-def _with_vectors() -> sa.Select[*tuple[Any, ...]]:
-    of_input, of_response = embeddings.alias(), embeddings.alias()
-    joined = interactions.join(users)
-    for alias, column in zip((of_input, of_response), _HASH_COLUMNS, strict=True):
-        joined = joined.outerjoin(
-            alias,
-            (alias.c.namespace_id == interactions.c.namespace_id)
-            & (alias.c.hash == column)
-            & (alias.c.encoder == sa.bindparam("encoder")),
-        )
-    query = sa.select(*INTERACTION_FIELDS, of_input.c.vector, of_response.c.vector)
-    query = query.select_from(joined).where(users.c.mark == sa.bindparam("mark"))
-    return query.order_by(*TIME_ORDER)
-
-
-# Built once: to build a statement takes longer than to run it.
-_HISTORY = _with_vectors()
-_HISTORY_BEFORE = _HISTORY.where(
-    interactions.c.at.is_(None) | (interactions.c.at < sa.bindparam("before"))
-)
+def vector_of(stored: bytes) -> NDArray[np.float16]:
+    """A vector from what is stored of it; read-only."""
+    return np.frombuffer(stored, dtype=_FLOAT16)
 
 
 def check_shapes(hashes: Sequence[bytes], matrix: NDArray[np.float16]) -> None:

@@ -7,7 +7,6 @@ the business of `answering.trust`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -79,20 +78,6 @@ class FeedbackLog:
             query = sa.select(*fields).where(feedback.c.user_id == self._registry.find(scope, user))
             rows = scope.connection.execute(query.order_by(feedback.c.seq)).all()
         return tuple(Given(*row) for row in rows)
-
-    def counts(self, namespace: str, user: str) -> Mapping[str, tuple[int, int]]:
-        """How often the user accepted, and rejected, what shows an interaction, by its id."""
-        found: dict[str, tuple[int, int]] = {}
-        with self._database.viewing(namespace) as scope:
-            query = sa.select(interactions.c.id, feedback.c.verdict)
-            query = query.join_from(feedback, feedback_items).join(
-                interactions, interactions.c.seq == feedback_items.c.interaction_seq
-            )
-            query = query.where(feedback.c.user_id == self._registry.find(scope, user))
-            for one, verdict in scope.connection.execute(query):
-                accepted, rejected = found.get(one, (0, 0))
-                found[one] = accepted + (verdict == "accept"), rejected + (verdict == "reject")
-        return found
 
     def _note(self, scope: Scope, user_id: int, trace_seq: int, given: Given) -> None:
         same = (feedback.c.user_id == user_id) & (feedback.c.trace_id == given.trace_id)

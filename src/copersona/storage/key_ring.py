@@ -27,6 +27,7 @@ _FIELDS = (
     api_keys.c.created_at,
 )
 _KEPT = sa.select(*_FIELDS).join_from(api_keys, namespaces)
+_KEY = _KEPT.where(api_keys.c.id == sa.bindparam("id"))  # built once, since every request runs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class KeyRing:
     def find(self, key_id: str) -> KeptKey | None:
         """The key of that id, in whichever namespace."""
         with self._database.reading() as connection:
-            row = connection.execute(_KEPT.where(api_keys.c.id == key_id)).one_or_none()
+            row = connection.execute(_KEY, {"id": key_id}).one_or_none()
         return None if row is None else _kept(row)
 
     def all(self, namespace: str) -> list[KeptKey]:

@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from copersona.errors import DataError, UnknownUserError
 from copersona.interactions import check
 from copersona.records import Consent, Interaction, RowOutcome
-from copersona.storage import embedding_cache, erasure, snapshot, trace_log
+from copersona.storage import embedding_cache, erasure, remembered, snapshot, trace_log
 from copersona.storage.alias_book import AliasBook
 from copersona.storage.audit_log import AuditLog
 from copersona.storage.backup_log import BackupLog
-from copersona.storage.database import Database, Scope, rows_in
+from copersona.storage.database import Database, Scope, among, rows_among
 from copersona.storage.departures import Departures
-from copersona.storage.embedding_cache import Remembered
 from copersona.storage.erasure import ForgetCounts
 from copersona.storage.feedback_log import FeedbackLog
 from copersona.storage.intake import Intake
 from copersona.storage.job_log import JobLog
 from copersona.storage.key_ring import KeyRing
+from copersona.storage.remembered import Remembered
 from copersona.storage.schema import (
     INTERACTION_FIELDS,
     content_hash,
@@ -52,11 +52,13 @@ from copersona.storage.user_registry import UserRegistry, pseudonym_key, touch
 
 __all__ = ["ForgetCounts", "Remembered", "Store", "content_hash"]
 
-_SAID = (
-    sa.select(instructions.c.text)
+# Built once, since every request runs them.
+_REVISION = sa.select(namespaces.c.revision).where(namespaces.c.name == sa.bindparam("namespace"))
+_NAMED = among(
+    sa.select(*INTERACTION_FIELDS, users.c.name)
     .join(users)
-    .where(users.c.mark == sa.bindparam("mark"))
-    .order_by(instructions.c.seq)
+    .where(interactions.c.namespace_id == sa.bindparam("namespace")),
+    interactions.c.id_hash,
 )
 
 
@@ -147,12 +149,9 @@ class Store:
 
     def interactions(self, namespace: str, ids: Sequence[str]) -> dict[str, Interaction]:
         """Those of these interactions that are there, by id."""
-        column = interactions.c.id_hash
         hashes = dict.fromkeys(id_hash(one) for one in ids)
         with self._database.viewing(namespace) as scope:
-            query = sa.select(*INTERACTION_FIELDS, users.c.name).join(users)
-            query = query.where(interactions.c.namespace_id == scope.id)
-            rows = rows_in(scope.connection, query, column, hashes)
+            rows = rows_among(scope.connection, _NAMED, hashes, namespace=scope.id)
             return {row.id: interaction_of(row.name, row) for row in rows}
 
     def remembered(
@@ -161,14 +160,7 @@ class Store:
         """All there is to answer a user from, in one snapshot; `before` as in `history`."""
         with self._database.reading() as connection:
             (mark,) = self._registry.marks(connection, namespace, [user])
-            rows = embedding_cache.history(connection, mark, encoder, before)
-            said = connection.scalars(_SAID, {"mark": mark}).all()
-        n_fields = len(INTERACTION_FIELDS)
-        vectors = [[embedding_cache.vector_of(kept) for kept in row[n_fields:]] for row in rows]
-        return Remembered(
-            tuple(interaction_of(user, row) for row in rows), tuple(said),
-            tuple(pair[0] for pair in vectors), tuple(pair[1] for pair in vectors),
-        )  # fmt: skip
+            return remembered.read(connection, mark, user, encoder, before)
 
     def users(self, namespace: str) -> list[str]:
         """Users who have interactions, sorted."""
@@ -409,9 +401,8 @@ class Store:
 
     def revision(self, namespace: str) -> int:
         """A number that grows with every change of interactions, instructions or consent."""
-        query = sa.select(namespaces.c.revision).where(namespaces.c.name == namespace)
         with self._database.reading() as connection:
-            return connection.scalar(query) or 0
+            return connection.scalar(_REVISION, {"namespace": namespace}) or 0
 
     def user_revision(self, namespace: str, user: str) -> int:
         """The same for one user; 0 where there is none."""

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from copersona.errors import UnknownUserError
-from copersona.storage.database import Scope, rows_in
+from copersona.storage.database import Scope, among, rows_among
 from copersona.storage.schema import (
     dump_json,
     id_hash,
@@ -26,6 +26,21 @@ from copersona.storage.schema import (
 
 MAX_TRACES = 10_000
 
+# Built once, since every request runs them.
+_OF_NAMESPACE: sa.BindParameter[int] = sa.bindparam("namespace")
+_WRITE = sa.insert(traces).returning(traces.c.seq)
+_NEWEST_SURPLUS = (
+    sa.select(traces.c.seq)
+    .where(traces.c.namespace_id == _OF_NAMESPACE)
+    .order_by(traces.c.seq.desc())
+    .offset(sa.bindparam("most"))
+    .limit(1)
+)
+_SHOWN = among(
+    sa.select(interactions.c.seq).where(interactions.c.namespace_id == _OF_NAMESPACE),
+    interactions.c.id_hash,
+)
+
 
 def write(
     scope: Scope,
@@ -35,9 +50,9 @@ def write(
     payload: Mapping[str, Any],
 ) -> int:
     """Keep a trace, and let go of the oldest one beyond the cap; gives back its number."""
-    row = {"namespace_id": scope.id, "user_id": user_id, "trace_id": trace_id}
-    insert = sa.insert(traces).values(**row, payload=dump_json(payload))
-    seq: int = scope.connection.execute(insert.returning(traces.c.seq)).scalar_one()
+    row = {"namespace_id": scope.id, "user_id": user_id, "trace_id": trace_id,
+           "payload": dump_json(payload)}  # fmt: skip
+    seq: int = scope.connection.execute(_WRITE, row).scalar_one()
     quotes = [{"trace_seq": seq, "user_id": quoted_id} for quoted_id in quoted_ids]
     if quotes:
         scope.connection.execute(sa.insert(trace_quotes), quotes)
@@ -47,11 +62,10 @@ def write(
 
 def write_items(scope: Scope, trace_seq: int, interaction_ids: Iterable[str]) -> None:
     """Note which interactions a trace shows, of those that are still there."""
-    query = sa.select(interactions.c.seq).where(interactions.c.namespace_id == scope.id)
     hashes = {id_hash(one) for one in interaction_ids}
     shown = [
         {"trace_seq": trace_seq, "interaction_seq": row.seq}
-        for row in rows_in(scope.connection, query, interactions.c.id_hash, hashes)
+        for row in rows_among(scope.connection, _SHOWN, hashes, namespace=scope.id)
     ]
     if shown:
         scope.connection.execute(sa.insert(trace_items), shown)
@@ -79,9 +93,9 @@ def of_user(scope: Scope, user_id: int) -> dict[str, dict[str, Any]]:
 
 
 def _drop_oldest(scope: Scope) -> None:
-    of_namespace = traces.c.namespace_id == scope.id
-    query = sa.select(traces.c.seq).where(of_namespace).order_by(traces.c.seq.desc())
-    newest_surplus = scope.connection.scalar(query.offset(MAX_TRACES).limit(1))
+    asked = {"namespace": scope.id, "most": MAX_TRACES}
+    newest_surplus = scope.connection.scalar(_NEWEST_SURPLUS, asked)
     if newest_surplus is not None:
+        of_namespace = traces.c.namespace_id == scope.id
         surplus = sa.delete(traces).where(of_namespace, traces.c.seq <= newest_surplus)
         scope.connection.execute(surplus)

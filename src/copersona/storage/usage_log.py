@@ -6,7 +6,9 @@ Knows neither prices nor what was said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -43,6 +45,24 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "added_tokens", "estimated", "r
 _COLUMNS = [
     users.c.mark if field.name == "mark" else usage.c[field.name] for field in fields(Usage)
 ]
+_SAME = ("namespace_id", "user_id", "key_id", "model", "day")
+
+
+def _given(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under names that an update does not take for its columns."""
+    return {f"given_{name}": value for name, value in row.items()}
+
+
+def _bound(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(f"given_{name}", type_=usage.c[name].type)
+
+
+# Built once, since every chat runs it.
+_COUNT = (
+    sa.update(usage)
+    .where(*(usage.c[name].is_not_distinct_from(_bound(name)) for name in _SAME))
+    .values({name: usage.c[name] + _bound(name) for name in _COUNTS})
+)
 
 
 class UsageLog:
@@ -61,12 +81,9 @@ class UsageLog:
             row = {
                 "namespace_id": scope.id, "user_id": rows.get(user or ""), "key_id": one.key_id,
                 "model": one.model[:MAX_MODEL_CHARACTERS], "day": one.day,
-            }  # fmt: skip
-            same = [usage.c[name].is_not_distinct_from(value) for name, value in row.items()]
-            counts = {name: getattr(one, name) for name in _COUNTS}
-            more = {name: usage.c[name] + count for name, count in counts.items()}
-            if not scope.connection.execute(sa.update(usage).where(*same).values(**more)).rowcount:
-                scope.connection.execute(sa.insert(usage), {**row, **counts})
+            } | {name: getattr(one, name) for name in _COUNTS}  # fmt: skip
+            if not scope.connection.execute(_COUNT, _given(row)).rowcount:
+                scope.connection.execute(sa.insert(usage), row)
 
     def since(self, namespace: str, day: str, *, mark: bytes | None = None) -> list[Usage]:
         """The rows of a namespace from a day on, oldest first.

@@ -18,7 +18,15 @@ import sqlalchemy as sa
 from copersona.errors import DataError
 from copersona.interactions import check
 from copersona.records import Consent, Interaction
-from copersona.storage.database import Database, Scope, chunks, insert_many, rows_in
+from copersona.storage.database import (
+    Database,
+    Scope,
+    among,
+    chunks,
+    insert_many,
+    rows_among,
+    rows_in,
+)
 from copersona.storage.schema import (
     aliases,
     api_keys,
@@ -37,6 +45,20 @@ FORGOTTEN = "the user was forgotten; `readmit` lifts that"
 NOTHING_ALLOWED = Consent(remember=False, learn=False, lend="no", train=False)
 
 _CONSENT = (user_states.c.remember, user_states.c.learn, user_states.c.lend, user_states.c.train)
+_REMEMBERS = (users.c.id, user_states.c.remember)
+
+# Built once, since every request runs them.
+_MARKED: sa.BindParameter[bytes] = sa.bindparam("mark")
+_ROW = sa.select(users.c.id).where(users.c.mark == _MARKED)
+_ALIAS = sa.select(aliases.c.user_id).where(aliases.c.mark == _MARKED)
+_MEANT = among(sa.select(aliases.c.mark, users.c.mark).join_from(aliases, users), aliases.c.mark)
+_THERE = among(sa.select(users.c.mark, *_REMEMBERS).join(user_states), users.c.mark)
+_THERE_BY_ALIAS = among(
+    sa.select(aliases.c.mark, *_REMEMBERS).join_from(aliases, users).join(user_states),
+    aliases.c.mark,
+)
+_BURIED = among(sa.select(tombstones.c.mark), tombstones.c.mark)
+
 _MARK_KEY = "user marks"
 _PSEUDONYM_KEY = "pseudonyms"
 
@@ -56,17 +78,14 @@ class UserRegistry:
     def marks(self, connection: sa.Connection, namespace: str, names: Sequence[str]) -> list[bytes]:
         """The marks of the users whom these names stand for; a name nobody has, for itself."""
         marks = [self.mark(namespace, name) for name in names]
-        query = sa.select(aliases.c.mark, users.c.mark).join_from(aliases, users)
-        found = rows_in(connection, query, aliases.c.mark, dict.fromkeys(marks))
+        found = rows_among(connection, _MEANT, dict.fromkeys(marks))
         meant = {alias: mark for alias, mark in found}
         return [meant.get(mark, mark) for mark in marks]
 
     def find(self, scope: Scope, user: str) -> int:
         """The row of the user with this name or alias; 0, which no row has, where there is none."""
-        mark = self.mark(scope.namespace, user)
-        query = sa.select(users.c.id).where(users.c.mark == mark)
-        joined = sa.select(aliases.c.user_id).where(aliases.c.mark == mark)
-        return scope.connection.scalar(query) or scope.connection.scalar(joined) or 0
+        asked = {"mark": self.mark(scope.namespace, user)}
+        return scope.connection.scalar(_ROW, asked) or scope.connection.scalar(_ALIAS, asked) or 0
 
     def admit(self, scope: Scope, names: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
         """Rows of those whose words may be kept, made where needed; and the reason for the rest."""
@@ -192,21 +211,17 @@ class UserRegistry:
         return self._default if row.remember is None else Consent(*row[:4])
 
     def _buried(self, scope: Scope, marks: list[bytes]) -> list[bytes]:
-        query = sa.select(tombstones.c.mark)
-        return [row.mark for row in rows_in(scope.connection, query, tombstones.c.mark, marks)]
+        return [row.mark for row in rows_among(scope.connection, _BURIED, marks)]
 
     def _there(
         self, scope: Scope, marks: Iterable[bytes]
     ) -> Iterator[tuple[bytes, int, bool | None]]:
         """Those of these names that somebody has: mark, row, and the word on `remember`."""
-        fields = (users.c.id, user_states.c.remember)
-        query = sa.select(users.c.mark, *fields).join(user_states)
         left = set(marks)
-        for mark, user_id, remember in rows_in(scope.connection, query, users.c.mark, list(left)):
+        for mark, user_id, remember in rows_among(scope.connection, _THERE, list(left)):
             left.discard(mark)
             yield mark, user_id, remember
-        joined = sa.select(aliases.c.mark, *fields).join_from(aliases, users).join(user_states)
-        yield from (tuple(row) for row in rows_in(scope.connection, joined, aliases.c.mark, left))
+        yield from (tuple(row) for row in rows_among(scope.connection, _THERE_BY_ALIAS, left))
 
     def _create(self, scope: Scope, marks: dict[bytes, str]) -> dict[str, int]:
         if not marks:
