@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from copersona.errors import (
     UnknownUserError,
 )
 from copersona.records import Consent, Interaction, RowOutcome
-from copersona.storage import migrations, schema, trace_log
+from copersona.storage import database, migrations, schema, trace_log
 from copersona.storage.store import ForgetCounts, Store, content_hash
 
 NOTHING = Consent(remember=False, learn=False, lend="no", train=False)
@@ -459,3 +460,17 @@ def test_users_are_introduced_once_and_keep_their_word(store: Store) -> None:
     assert store.introduce("ns", ["ana", "bo", "bo", "gone", "", "cy"], public) == 2
     assert store.introduce("ns", ["bo", "cy"], Consent(lend="no")) == 0
     assert store.consents("ns") == {"ana": Consent(lend="no"), "bo": public, "cy": public}
+
+
+def test_a_writer_who_waits_too_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite, where only one may write: the other one ends with an error, and writes later."""
+    monkeypatch.setattr(database, "_WAIT_MS", 50)
+    with Store.open(tmp_path / "one.db") as store, ThreadPoolExecutor() as pool:
+        with store._database.writing():
+            waiting = pool.submit(store.add_instruction, "shop", "ana", "Be brief.")
+            with pytest.raises(StoreError, match="another writer"):
+                waiting.result(timeout=30)
+        store.add_instruction("shop", "ana", "Be brief.")
+        assert store.instructions("shop", "ana") == ("Be brief.",)

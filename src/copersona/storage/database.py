@@ -8,6 +8,7 @@ namespaces, but neither users nor interactions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Database:
         self._engine = engine
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         self._is_open = True
+        self._writing = threading.Lock()
         self.dialect = engine.dialect.name
         self.url = engine.url.render_as_string(hide_password=True)
 
@@ -115,12 +117,28 @@ class Database:
 
         Without `durable` a power cut may undo it as a whole; a crash of the process may not.
         """
-        with self._connected() as connection:
+        with self._turn(), self._connected() as connection:
             connection.execution_options(is_writing=True)
             with self._hurried(connection, not durable), connection.begin():
                 if not durable and self.dialect == "postgresql":
                     connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                 yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite has one writer at a time: those of this process are woken one after the other.
+
+        Left to the driver they would sleep, look again and sleep for longer.
+        """
+        if self.dialect != "sqlite":
+            yield
+            return
+        if not self._writing.acquire(timeout=_WAIT_MS / 1_000):
+            raise StoreError(f"{self.url}: another writer took longer than {_WAIT_MS // 1_000} s")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _hurried(self, connection: sa.Connection, is_hurried: bool) -> Iterator[None]:
