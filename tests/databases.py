@@ -55,6 +55,14 @@ def copy_of(url: str) -> str:
     return _url_of(name)
 
 
+def drop_connections(url: str) -> None:
+    """End all that are connected to a database of the server."""
+    _run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE datname = '{sa.make_url(url).database}'"
+    )
+
+
 def server() -> sa.URL:
     """The server of this run; a test that needs one fails where there is none."""
     named = os.environ.get(VARIABLE)

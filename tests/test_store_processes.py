@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from copersona.errors import StoreError
+from copersona.storage import database as of_store
 from copersona.storage.store import Store
-from databases import KINDS, database
+from databases import KINDS, database, drop_connections
 
 # Adds batches of ten rows and prints each batch's number once the store has acknowledged it.
 WRITER = """
@@ -104,3 +106,20 @@ def test_forgetting_while_another_process_writes(url: str, tmp_path: Path) -> No
         assert store.users("n") == ["person0", "person2"]
         assert store.scrub() is (store.dialect == "sqlite")
     assert not any(b"person1" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_connections_that_the_server_dropped_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once where they were idle; one just used fails once, and says that it was cut off."""
+    with database("postgresql", tmp_path) as url, Store.open(url) as store:
+        store.add_instruction("shop", "ana", "Be brief.")
+        monkeypatch.setattr(of_store, "_IDLE_S", 600.0)
+        drop_connections(url)
+        with pytest.raises(StoreError):
+            store.instructions("shop", "ana")
+        assert store.instructions("shop", "ana") == ("Be brief.",)
+
+        monkeypatch.setattr(of_store, "_IDLE_S", 0.0)
+        drop_connections(url)
+        assert store.instructions("shop", "ana") == ("Be brief.",)

@@ -58,7 +58,7 @@ class AliasBook:
     def name(self, namespace: str, user: str) -> str:
         """The name of the user whom a name stands for; itself where it is nobody's alias."""
         mark = self._registry.mark(namespace, user)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return connection.scalar(_MEANT, {"mark": mark}) or user
 
     def of(self, namespace: str, user: str) -> tuple[str, ...]:

@@ -8,10 +8,13 @@ namespaces, but neither users nor interactions.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +23,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from copersona.errors import DataError, MissingExtraError, StoreError
 from copersona.storage import copies, migrations
@@ -35,6 +40,9 @@ _VALUES_AT_ONCE = 1_000
 _WAIT_MS = 30_000
 _SCRUB_WAIT_MS = 400
 
+# A connection that was not used for so long is tried first: the server may have gone meanwhile.
+_IDLE_S = 1.0
+
 _DURABLE = "synchronous=FULL"
 _PRAGMAS = (
     f"busy_timeout={_WAIT_MS}",
@@ -47,8 +55,9 @@ _PRAGMAS = (
 )
 _COMPACT = {"sqlite": "VACUUM", "postgresql": "VACUUM (FULL)"}
 _SNAPSHOT = {"sqlite": {}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
-# `VACUUM` must not run in a transaction; on SQLite every bare cursor is outside one.
+# One statement, without a transaction of more; on SQLite every bare cursor is outside one.
 _OUTSIDE = {"sqlite": {}, "postgresql": {"isolation_level": "AUTOCOMMIT"}}
+_USED_AT = "used at"
 _MIGRATION_LOCK = 0x636F7065  # any number nobody else locks
 
 # Statements that every request runs are built once: to build one takes longer than to run it.
@@ -109,6 +118,13 @@ class Database:
         """One snapshot: what is committed meanwhile is not seen."""
         with self._connected() as connection:
             connection.execution_options(**_SNAPSHOT[self.dialect])
+            yield connection
+
+    @contextmanager
+    def asking(self) -> Iterator[sa.Connection]:
+        """For one statement that reads; a server needs no transaction around it."""
+        with self._connected() as connection:
+            connection.execution_options(**_OUTSIDE[self.dialect])
             yield connection
 
     @contextmanager
@@ -350,16 +366,35 @@ def _claim_file(name: str, create: bool) -> Path:
 
 def _connectable(url: sa.URL) -> sa.Engine:
     is_sqlite = url.get_backend_name() == "sqlite"
-    options = {"pool_size": 8, "max_overflow": 32, "pool_pre_ping": not is_sqlite}
     try:
         # Without hide_parameters a logged error would carry the user's words.
-        engine = sa.create_engine(url, hide_parameters=True, **options)
+        engine = sa.create_engine(url, hide_parameters=True, pool_size=8, max_overflow=32)
     except ModuleNotFoundError as error:
         raise MissingExtraError("pip install 'copersona[postgres]'") from error
     if is_sqlite:
         event.listen(engine, "connect", _prepare_connection)
         event.listen(engine, "begin", _begin)
+    else:
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", partial(_try_idle, engine.dialect))
     return engine
+
+
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _try_idle(
+    dialect: sa.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """Let the pool make a new connection in the place of one that is broken."""
+    used_at = record.info.get(_USED_AT, math.inf)  # a new one was not used
+    if time.monotonic() - used_at < _IDLE_S:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError from error
 
 
 def _prepare_connection(connection: Any, _record: object) -> None:

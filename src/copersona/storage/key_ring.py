@@ -56,12 +56,12 @@ class KeyRing:
 
     def marks(self, namespace: str, users: Sequence[str]) -> list[bytes]:
         """What stands for users in tokens, by whichever of their names; no name shows in it."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return self._registry.marks(connection, namespace, users)
 
     def user_of(self, mark: bytes) -> str | None:
         """Whom a mark stands for; None where nothing is kept of them."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return connection.scalar(sa.select(users.c.name).where(users.c.mark == mark))
 
     def add(self, key: KeptKey) -> None:
@@ -80,14 +80,14 @@ class KeyRing:
 
     def find(self, key_id: str) -> KeptKey | None:
         """The key of that id, in whichever namespace."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             row = connection.execute(_KEY, {"id": key_id}).one_or_none()
         return None if row is None else _kept(row)
 
     def all(self, namespace: str) -> list[KeptKey]:
         """The keys of a namespace, oldest first."""
         query = _KEPT.where(namespaces.c.name == namespace)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             rows = connection.execute(query.order_by(api_keys.c.created_at, api_keys.c.id)).all()
         return [_kept(row) for row in rows]
 

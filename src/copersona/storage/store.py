@@ -401,7 +401,7 @@ class Store:
 
     def revision(self, namespace: str) -> int:
         """A number that grows with every change of interactions, instructions or consent."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return connection.scalar(_REVISION, {"namespace": namespace}) or 0
 
     def user_revision(self, namespace: str, user: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from copersona.errors import UnknownUserError
-from copersona.storage.database import Scope, among, rows_among
+from copersona.storage.database import Scope, among, chunks
 from copersona.storage.schema import (
     dump_json,
     id_hash,
@@ -36,9 +36,14 @@ _NEWEST_SURPLUS = (
     .offset(sa.bindparam("most"))
     .limit(1)
 )
-_SHOWN = among(
-    sa.select(interactions.c.seq).where(interactions.c.namespace_id == _OF_NAMESPACE),
-    interactions.c.id_hash,
+_NOTE_SHOWN = sa.insert(trace_items).from_select(
+    ["trace_seq", "interaction_seq"],
+    among(
+        sa.select(sa.bindparam("trace", type_=sa.Integer), interactions.c.seq).where(
+            interactions.c.namespace_id == _OF_NAMESPACE
+        ),
+        interactions.c.id_hash,
+    ),
 )
 
 
@@ -62,13 +67,9 @@ def write(
 
 def write_items(scope: Scope, trace_seq: int, interaction_ids: Iterable[str]) -> None:
     """Note which interactions a trace shows, of those that are still there."""
-    hashes = {id_hash(one) for one in interaction_ids}
-    shown = [
-        {"trace_seq": trace_seq, "interaction_seq": row.seq}
-        for row in rows_among(scope.connection, _SHOWN, hashes, namespace=scope.id)
-    ]
-    if shown:
-        scope.connection.execute(sa.insert(trace_items), shown)
+    for part in chunks({id_hash(one) for one in interaction_ids}):
+        asked = {"chosen": part, "namespace": scope.id, "trace": trace_seq}
+        scope.connection.execute(_NOTE_SHOWN, asked)
 
 
 def read(scope: Scope, trace_id: str) -> tuple[str, dict[str, Any]]:
