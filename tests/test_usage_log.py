@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from copersona.records import Consent
 from copersona.storage.store import Store
 from copersona.storage.usage_log import MAX_MODEL_CHARACTERS, Usage
 
 ONE = Usage("k1", "m", "2026-05-31", 10, 3, 2, 0)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "s.db") as opened:
-        yield opened
 
 
 def test_equal_ones_are_added_up_and_others_are_not(store: Store) -> None:
@@ -55,6 +45,24 @@ def test_rows_go_with_their_user_and_nobody_elses_do(store: Store) -> None:
     store.forget("shop", "ana")
     assert [row.mark for row in store.usage.since("shop", "")] == store.keys.marks("shop", ["bo"])
     assert len(store.usage.since("bank", "")) == 1
+
+
+def test_rows_move_with_a_user_who_is_merged_and_equal_ones_become_one(store: Store) -> None:
+    bos = replace(ONE, model="n", estimated=1)
+    for user, one in (("ana", ONE), ("bo", ONE), ("bo", bos), ("eve", ONE)):
+        store.usage.add("shop", user, one)
+    store.usage.add("bank", "bo", ONE)
+    store.aliases.merge("shop", "ana", "bo")
+    store.aliases.add("shop", "ana", "eve")  # who only asked
+    ana, eve, bo = store.keys.marks("shop", ["ana", "eve", "bo"])
+    assert ana == eve == bo
+    three = replace(ONE, prompt_tokens=30, completion_tokens=9, added_tokens=6, requests=3)
+    both = [replace(three, mark=ana), replace(bos, mark=ana)]
+    assert store.usage.since("shop", "") == store.usage.of_user("shop", "ana") == both
+    store.usage.add("shop", "bo", bos)
+    assert [row.requests for row in store.usage.of_user("shop", "ana")] == [3, 2]
+    assert len(store.usage.of_user("bank", "bo")) == 1
+    assert all(type(row.prompt_tokens) is int for row in both)
 
 
 def test_a_name_of_a_model_is_kept_within_bounds(store: Store) -> None:

@@ -24,6 +24,7 @@ from copersona.storage.schema import (
     user_states,
     users,
 )
+from copersona.storage.usage_log import hand_over
 from copersona.storage.user_registry import FORGOTTEN, UserRegistry, touch
 
 _LENDING: tuple[Lend, ...] = ("no", "aggregate", "text")
@@ -156,6 +157,8 @@ class AliasBook:
     def _let_stand(self, scope: Scope, alias: str, user_id: int, *, instead_of: int) -> None:
         mark = self._registry.mark(scope.namespace, alias)
         self._registry.void_tokens(scope, mark)
+        if instead_of:
+            hand_over(scope, instead_of, user_id)
         scope.connection.execute(sa.delete(users).where(users.c.id == instead_of))
         row = {"user_id": user_id, "mark": mark, "name": alias}
         scope.connection.execute(sa.insert(aliases), row)

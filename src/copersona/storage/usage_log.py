@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from copersona.storage.database import Database
+from copersona.storage.database import Database, Scope
 from copersona.storage.schema import namespaces, usage, users
 from copersona.storage.user_registry import UserRegistry
 
@@ -103,3 +103,16 @@ class UsageLog:
     def of_user(self, namespace: str, user: str) -> list[Usage]:
         """The rows of one user, oldest first."""
         return self.since(namespace, "", mark=self._registry.mark(namespace, user))
+
+
+def hand_over(scope: Scope, old: int, new: int) -> None:
+    """Give one user's rows to another; those that then stand for the same become one."""
+    theirs = usage.c.user_id.in_([old, new])
+    same = (usage.c.key_id, usage.c.model, usage.c.day)
+    sums = [sa.cast(sa.func.sum(usage.c[name]), sa.BigInteger).label(name) for name in _COUNTS]
+    query = sa.select(*same, *sums).where(theirs).group_by(*same)
+    rows = scope.connection.execute(query.order_by(sa.func.min(usage.c.seq))).mappings().all()
+    scope.connection.execute(sa.delete(usage).where(theirs))
+    if rows:
+        owner = {"namespace_id": scope.id, "user_id": new}
+        scope.connection.execute(sa.insert(usage), [{**row, **owner} for row in rows])
