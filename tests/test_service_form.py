@@ -14,7 +14,9 @@ import httpx2
 import pytest
 
 from copersona import CoPersona, Persona
+from copersona.errors import CoPersonaError, DataError, StoreError
 from copersona.service.guard import MAX_BODY_BYTES
+from copersona.service.problems import answered
 from copersona.storage.store import Store
 from service_people import ANA, JSON, Served, check_problem, served, stocked
 
@@ -100,6 +102,17 @@ def test_a_bug_and_a_broken_store_reveal_nothing(
     service.keys._ring._database.close()
     for path in ("/readyz", f"/v1/users/{ANA}"):
         assert "people.db" not in str(check_problem(shop.get(path), 503))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_written"), [(StoreError("/a/path"), True), (DataError("no text"), False)]
+)
+def test_what_an_asker_is_not_told_is_in_the_log(
+    caplog: pytest.LogCaptureFixture, error: CoPersonaError, is_written: bool
+) -> None:
+    detail = answered(error).detail
+    assert (detail != str(error)) is is_written
+    assert [record.message for record in caplog.records] == ["StoreError: /a/path"] * is_written
 
 
 def test_running_requests_are_answered_before_the_service_ends(

@@ -130,11 +130,17 @@ def told(error: Exception) -> Told:
     )
 
 
-def of_ours(path: str, error: Exception) -> Response:
-    """The answer where one of our own errors was raised."""
+def answered(error: Exception) -> Told:
+    """The same, with what it keeps from the asker written to the log."""
     said = told(error)
     if said.detail != str(error):
         _log.error("%s: %s", type(error).__name__, error)
+    return said
+
+
+def of_ours(path: str, error: Exception) -> Response:
+    """The answer where one of our own errors was raised."""
+    said = answered(error)
     return problem(path, said.status, said.detail, kind=said.kind)
 
 

@@ -27,7 +27,7 @@ from copersona.errors import CoPersonaError, NotFittedError
 from copersona.service import answers, asking, histories
 from copersona.service.access import Access
 from copersona.service.metrics import Metrics
-from copersona.service.problems import told
+from copersona.service.problems import answered
 from copersona.service.requests import (
     Body,
     ConsentChange,
@@ -197,9 +197,7 @@ def _tool(verb: Verb, access_of: AccessOf) -> Tool:
         except HTTPException as error:
             raise ToolError(error.detail) from None
         except CoPersonaError as error:
-            said = told(error)
-            if said.detail != str(error):
-                _log.error("%s: %s", type(error).__name__, error)
+            said = answered(error)
             raise ToolError(f"{said.kind}: {said.detail}") from None
         except Exception as error:  # noqa: BLE001  the last handler: the SDK would log its words
             where = "".join(traceback.format_tb(error.__traceback__))
