@@ -23,9 +23,11 @@ from typer.testing import CliRunner
 from copersona import CoPersona
 from copersona.commands import cli
 from copersona.errors import StoreError
+from copersona.service import tools
 from copersona.service.guard import MAX_BODY_BYTES
 from copersona.service.keys import Keys
 from copersona.service.mcp import PATH, build_local_server, build_mcp_app
+from copersona.service.metrics import Metrics
 from copersona.service.operation import Operation
 from copersona.service.server import listen, server_of
 from copersona.service.tools import VERBS
@@ -139,6 +141,25 @@ def test_the_verbs_do_what_they_do_elsewhere(engine: CoPersona) -> None:
     assert kept == consent
     assert receipt["traces_found"] == []
     assert gone["interactions"] == []
+
+
+def test_calls_of_a_server_share_its_counters(
+    engine: CoPersona, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Metrics] = []
+
+    class Counted(Metrics):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(tools, "Metrics", Counted)
+    names = ("add", "prompt", "prompt", "persona")
+    asked(mcp.Client(build_local_server(engine)),
+          *((name, ABOUT_A_USER[name](ANA)) for name in names))  # fmt: skip
+    (metrics,) = made
+    counted = metrics.page(engine).decode()
+    assert 'copersona_contexts_total{namespace="shop",personalised="yes"} 2.0' in counted
 
 
 def test_before_a_fit_the_request_comes_back_as_it_is_and_the_call_that_is_missing_is_named(

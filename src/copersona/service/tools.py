@@ -94,7 +94,7 @@ class Verb:
 
     name: str
     takes: type[Body]
-    does: Callable[[Any, Access], Any]
+    does: Callable[[Any, Access, Notes], Any]
     gives: type[answers.Answer] | None
     says: str
     is_reading: bool = False
@@ -110,7 +110,7 @@ class Verb:
         )  # fmt: skip
 
 
-def fit_status(_: Nothing, access: Access) -> answers.FitStatusAnswer:
+def fit_status(_: Nothing, access: Access, _notes: Notes) -> answers.FitStatusAnswer:
     """What is fitted."""
     engine = access.to([], "fit status", "read")
     try:
@@ -122,46 +122,38 @@ def fit_status(_: Nothing, access: Access) -> answers.FitStatusAnswer:
     )
 
 
-def _unread() -> Notes:
-    """Notes of a call, whose counters nobody asks for."""
-    return Notes(Metrics(), Tracing(None))
-
-
-def _set_consent(asked: ConsentChanging, access: Access) -> answers.ConsentAnswer:
+def _set_consent(asked: ConsentChanging, access: Access, _: Notes) -> answers.ConsentAnswer:
     change = ConsentChange(**asked.model_dump(exclude={"user"}))
     return histories.set_consent(asked.user, change, access)
 
 
 VERBS = (
-    Verb("add", NewInteractions,
-         lambda asked, access: histories.add_interactions(asked, access, _unread()),
-         answers.Outcomes,
+    Verb("add", NewInteractions, histories.add_interactions, answers.Outcomes,
          "Store what users said themselves, never what a model said; one outcome for each."),
-    Verb("prompt", ContextRequest,
-         lambda asked, access: asking.context(asked, access, _unread()), answers.ContextAnswer,
+    Verb("prompt", ContextRequest, asking.context, answers.ContextAnswer,
          "Personalise a request: messages for any chat model, and what was added and why. Keeps a "
          "trace of it.", is_repeatable=False),
-    Verb("persona", AboutUser, lambda asked, access: asking.persona(asked.user, access),
+    Verb("persona", AboutUser, lambda asked, access, _: asking.persona(asked.user, access),
          answers.PersonaAnswer, "What is known of a user, and what of it is borrowed from others.",
          is_reading=True),
-    Verb("vote", VoteRequest, asking.vote, answers.VoteAnswer,
-         "How a user would label and rate something.", is_reading=True),
-    Verb("explain", AboutTrace, lambda asked, access: asking.explain(asked.trace_id, access),
+    Verb("vote", VoteRequest, lambda asked, access, _: asking.vote(asked, access),
+         answers.VoteAnswer, "How a user would label and rate something.", is_reading=True),
+    Verb("explain", AboutTrace, lambda asked, access, _: asking.explain(asked.trace_id, access),
          answers.ExplanationAnswer, "Why a past request was personalised as it was.",
          is_reading=True),
     Verb("instruct", Instructing,
-         lambda asked, access: histories.instruct(asked.user, asked, access), None,
+         lambda asked, access, _: histories.instruct(asked.user, asked, access), None,
          "Keep what a user says outright about how to be answered; it outranks all else.",
          is_repeatable=False),
-    Verb("get_consent", AboutUser, lambda asked, access: histories.consent(asked.user, access),
+    Verb("get_consent", AboutUser, lambda asked, access, _: histories.consent(asked.user, access),
          answers.ConsentAnswer, "What a user allows.", is_reading=True),
     Verb("set_consent", ConsentChanging, _set_consent, answers.ConsentAnswer,
          "Change what a user allows; `remember` false erases the history at once.",
          is_erasing=True),
-    Verb("export", AboutUser, lambda asked, access: histories.export_user(asked.user, access),
+    Verb("export", AboutUser, lambda asked, access, _: histories.export_user(asked.user, access),
          answers.ExportAnswer, "Everything that is stored of a user.", is_reading=True),
     Verb("forget", Forgetting,
-         lambda asked, access: histories.forget_user(asked.user, access, asked.strict),
+         lambda asked, access, _: histories.forget_user(asked.user, access, asked.strict),
          answers.ReceiptAnswer, "Erase a user everywhere, for good, with a receipt.",
          is_erasing=True),
     Verb("fit_status", Nothing, fit_status, answers.FitStatusAnswer,
@@ -181,19 +173,21 @@ def build_server(access_of: AccessOf, *, about: str = "", **options: Any) -> MCP
         "Personalises requests from what users said before. `prompt` gives the messages to answer; "
         f"`add` takes the user's own words only. {about}"
     )
+    unread = Metrics()  # handlers count, and nobody asks
     return MCPServer(
         "copersona", version=version("copersona"), instructions=instructions.strip(),
-        tools=[_tool(verb, access_of) for verb in VERBS], subscriptions=False, log_level="WARNING",
-        **options,
+        tools=[_tool(verb, access_of, unread) for verb in VERBS], subscriptions=False,
+        log_level="WARNING", **options,
     )  # fmt: skip
 
 
-def _tool(verb: Verb, access_of: AccessOf) -> Tool:
+def _tool(verb: Verb, access_of: AccessOf, metrics: Metrics) -> Tool:
     """The verb as the SDK has it, with the body's own fields as arguments, checked as over HTTP."""
 
     def run(*, asker: Context[Any, Any], **arguments: Any) -> Any:
         try:
-            return verb.does(verb.takes.model_construct(**arguments), access_of(asker))
+            notes = Notes(metrics, Tracing(None))
+            return verb.does(verb.takes.model_construct(**arguments), access_of(asker), notes)
         except HTTPException as error:
             raise ToolError(error.detail) from None
         except CoPersonaError as error:
