@@ -54,6 +54,17 @@ def _owner(name: str, target: str, **options: Any) -> sa.Column[int]:
     return sa.Column(name, _Key, reference, nullable=False, **options)
 
 
+def _items_of(name: str, table: sa.Table) -> sa.Table:
+    """Which interactions were shown as examples in each row of a table."""
+    is_key: dict[str, Any] = {"primary_key": True, "autoincrement": False}
+    return sa.Table(
+        f"{name}_items",
+        metadata,
+        _owner(f"{name}_seq", f"{table.name}.seq", **is_key),
+        _owner("interaction_seq", "interactions.seq", index=True, **is_key),
+    )
+
+
 store_keys = sa.Table(
     "store_keys",
     metadata,
@@ -167,15 +178,7 @@ trace_quotes = sa.Table(
     _owner("user_id", "users.id", primary_key=True, autoincrement=False, index=True),
 )
 
-# Which interactions the examples of a trace are.
-trace_items = sa.Table(
-    "trace_items",
-    metadata,
-    _owner("trace_seq", "traces.seq", primary_key=True, autoincrement=False),
-    _owner(
-        "interaction_seq", "interactions.seq", primary_key=True, autoincrement=False, index=True
-    ),
-)
+trace_items = _items_of("trace", traces)
 
 # What users said of answers, and of which examples; a verdict outlives the trace it was given on.
 feedback = sa.Table(
@@ -189,14 +192,7 @@ feedback = sa.Table(
     sa.UniqueConstraint("user_id", "trace_id"),
 )
 
-feedback_items = sa.Table(
-    "feedback_items",
-    metadata,
-    _owner("feedback_seq", "feedback.seq", primary_key=True, autoincrement=False),
-    _owner(
-        "interaction_seq", "interactions.seq", primary_key=True, autoincrement=False, index=True
-    ),
-)
+feedback_items = _items_of("feedback", feedback)
 
 # Keys of the HTTP service. A token for one user holds the mark of the user, never the name.
 api_keys = sa.Table(
