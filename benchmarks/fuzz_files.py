@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["copersona"]):
     from copersona import artifacts
     from copersona.commands.settings import read_settings
     from copersona.errors import CoPersonaError
-    from copersona.exporting import export_namespace, open_export
+    from copersona.exporting import UserExport, export_namespace, open_export
     from copersona.reading.readers import FORMATS, read
     from copersona.records import Consent, Interaction
     from copersona.tasks.benchmark_files import BENCHMARKS, benchmark_task
@@ -47,7 +47,7 @@ REVIEW = {
     "userID": "u", "profile": [{"title": "T", "text": "Good.", "rating": 5, "pid": "p"}],
     "query": {"title": "T", "text": "Bad.", "rating": 1, "pid": "q"}, "neighbors": [],
 }  # fmt: skip
-EXPORTED = ("manifest.json", "consent.json", "instructions.json")
+EXPORTED = ("manifest.json", "consent.json", "instructions.json", "aliases.json")
 MEMORY = {
     "id": "m", "memory": "Likes tea.", "user_id": "ann", "created_at": "2026-05-01T10:00:00Z",
     "updated_at": None, "metadata": None, "role": "user",
@@ -103,7 +103,8 @@ def export(data):
     folder = WORK / "export"
     if not folder.exists():
         rows = [Interaction("ann", response="Boils fast.", id="1")]
-        export_namespace(folder, "a", rows, {"ann": Consent()}, {"ann": ("Always grams.",)})
+        ann = UserExport("ann", Consent(), ("Always grams.",), (), {}, ("ann-phone",), {})
+        export_namespace(folder, "a", rows, {"ann": Consent()}, [ann])
     damaged = folder / EXPORTED[data[0] % len(EXPORTED)]
     sound = damaged.read_bytes()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from copersona import Consent, CoPersona, Interaction
 from copersona.errors import DataError
-from copersona.exporting import export_namespace, open_export
+from copersona.exporting import UserExport, export_namespace, open_export
 from copersona.interactions import check
 from copersona.reading.readers import read
 from copersona.records import RowOutcome
+from copersona.storage.usage_log import Usage
 from demo_people import PEOPLE, ROWS, opened
 
 CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
@@ -81,6 +83,8 @@ def test_an_export_of_an_import_is_the_same_export(cp: CoPersona, tmp_path: Path
     cp.set_consent("vera", learn=False)
     for text in ("Always grams – never cups.", 'Say "du"\nto me.'):
         cp.instruct("ines", text)
+    for name in ("ines-phone", "Ines"):
+        cp.alias("ines", name)
     first = cp.export(tmp_path / "first")
     found = open_export(first)
     with opened(tmp_path / "two") as fresh:
@@ -90,8 +94,12 @@ def test_an_export_of_an_import_is_the_same_export(cp: CoPersona, tmp_path: Path
         for user, said in found.instructions.items():
             for text in said:
                 fresh.instruct(user, text)
+        for user, names in found.aliases.items():
+            for name in names:
+                fresh.alias(user, name)
         second = fresh.export(tmp_path / "second")
-    for name in ("interactions.jsonl", "consent.json", "instructions.json", "manifest.json"):
+    for name in ("interactions.jsonl", "consent.json", "instructions.json", "aliases.json",
+                 "manifest.json"):  # fmt: skip
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
@@ -121,14 +129,14 @@ def test_whatever_may_be_stored_reads_back_to_the_letter(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Interaction]
 ) -> None:
     assert [check(row) for row in rows] == rows
-    folder = export_namespace(tmp_path_factory.mktemp("any") / "out", "n", rows, {}, {})
+    folder = export_namespace(tmp_path_factory.mktemp("any") / "out", "n", rows, {}, [])
     assert list(read(folder / "interactions.jsonl")) == rows
     table = [row for row in read(folder / "interactions.parquet") if isinstance(row, Interaction)]
     assert table == rows
 
 
 def test_a_row_of_an_export_that_was_changed_is_refused_alone(tmp_path: Path) -> None:
-    folder = export_namespace(tmp_path / "out", "n", [FULL] * 6, {}, {})
+    folder = export_namespace(tmp_path / "out", "n", [FULL] * 6, {}, [])
     lines = (folder / "interactions.jsonl").read_text("utf-8").splitlines()
     changes: list[dict[str, object]] = [
         {"metadata": "[1]"}, {"metadata": "{"}, {"shelf": "x"}, {"response": "nul \0"},
@@ -156,12 +164,13 @@ def test_a_row_of_an_export_that_was_changed_is_refused_alone(tmp_path: Path) ->
         ("consent.json", '{"a": {"remember": true, "learn": true, "lend": [], "train": true}}',
          "true or false"),
         ("instructions.json", '{"ann": "one"}', "list of texts"),
+        ("aliases.json", '{"ann": [1]}', "list of texts"),
     ],
 )  # fmt: skip
 def test_a_damaged_export_says_which_file(
     tmp_path: Path, name: str, content: str | None, reason: str
 ) -> None:
-    folder = export_namespace(tmp_path / "out", "n", [FULL], {}, {})
+    folder = export_namespace(tmp_path / "out", "n", [FULL], {}, [])
     assert open_export(folder).n_interactions == 1
     (folder / name).unlink()
     if content is not None:
@@ -202,6 +211,27 @@ def test_consents_and_instructions_are_part_of_it(cp: CoPersona, tmp_path: Path)
     assert said == {"ines": ["Always grams – never cups."]}
 
 
+def test_of_every_user_it_has_all_that_their_own_export_has(cp: CoPersona, tmp_path: Path) -> None:
+    cp.fit()
+    cp.instruct("quiet", "Only grams.")
+    cp.alias("ines", "ines-phone")
+    for user in ("ines", "kofi", "visitor"):
+        cp.feedback(cp.prompt(user, "Which tea?").trace_id, "reject", note=f"No, {user}: milk.")
+    cp.store.usage.add("default", "kofi", Usage("k1", "m", "2026-05-31", 10, 3, 2, 0))
+    folder = cp.export(tmp_path / "export")
+    fields = [field.name for field in dataclasses.fields(UserExport)]
+    others = [name for name in fields if name not in ("user", "consent", "interactions")]
+    there = {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in others}
+    for user in ("ines", "kofi", "visitor", "quiet", "vera"):
+        own = asdict(cp.export_user(user))
+        for name in others:
+            expected = json.loads(json.dumps(own[name], default=bytes.hex))
+            assert there[name].get(user, type(expected)()) == expected, name
+    assert [sorted(there[name]) for name in others] == [
+        ["quiet"], ["ines", "kofi", "visitor"], ["ines"], ["ines", "kofi", "visitor"], ["kofi"],
+    ]  # fmt: skip
+
+
 def test_only_its_own_namespace_is_exported(cp: CoPersona, tmp_path: Path) -> None:
     with opened(tmp_path / "one", namespace="other") as other:
         other.add([Interaction("kofi", "q", "another kofi")])
@@ -212,10 +242,10 @@ def test_only_its_own_namespace_is_exported(cp: CoPersona, tmp_path: Path) -> No
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "there"
     target.mkdir()
-    export_namespace(target, "n", [FULL], {}, {})
+    export_namespace(target, "n", [FULL], {}, [])
     before = (target / "interactions.jsonl").read_bytes()
     with pytest.raises(DataError, match="not an empty folder"):
-        export_namespace(target, "n", [], {}, {})
+        export_namespace(target, "n", [], {}, [])
     with pytest.raises(DataError, match="not an empty folder"):
-        export_namespace(target / "manifest.json", "n", [], {}, {})
+        export_namespace(target / "manifest.json", "n", [], {}, [])
     assert (target / "interactions.jsonl").read_bytes() == before

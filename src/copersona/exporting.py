@@ -1,15 +1,17 @@
 """Export of one namespace: everything stored, in two documented forms, with a manifest.
 
 `interactions.jsonl` and `interactions.parquet` hold the same rows; `consent.json` who differs from
-the default; `instructions.json` what users said outright. `readers` takes either of the first two
-back to the letter, `open_export` the others. Knows files and records, no store.
+the default; and a file each all else that the export of one user has, by user. `readers` takes
+either of the first two back to the letter; `open_export` consents, instructions and aliases. Knows
+files and records, no store.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -49,14 +51,24 @@ class UserExport:
     usage: tuple[Mapping[str, Any], ...] = ()
 
 
+_OTHERS = tuple(
+    field.name for field in fields(UserExport)
+    if field.name not in ("user", "consent", "interactions")
+)  # fmt: skip
+
+
 def export_namespace(
     directory: Path,
     namespace: str,
     interactions: Iterable[Interaction],
     consents: Mapping[str, Consent],
-    instructions: Mapping[str, Any],
+    people: Iterable[UserExport],
 ) -> Path:
     """Write everything into a folder that is new or empty, and give it back.
+
+    Args:
+        consents: of those who differ from the default.
+        people: everybody, in order, for what is neither interactions nor consent.
 
     Raises:
         DataError: the folder holds something already; nothing is overwritten.
@@ -66,7 +78,7 @@ def export_namespace(
     directory.mkdir(parents=True, exist_ok=True)
     n = _write_rows(directory, interactions)
     _write_json(directory / "consent.json", {user: asdict(c) for user, c in consents.items()})
-    _write_json(directory / "instructions.json", instructions)
+    _write_people(directory, people)
     _write_json(directory / "manifest.json", {"namespace": namespace, "n_interactions": n})
     return directory
 
@@ -85,6 +97,26 @@ def _write_rows(directory: Path, interactions: Iterable[Interaction]) -> int:
             table.write_table(pa.Table.from_pylist(records, schema=_SCHEMA))
             n += len(batch)
     return n
+
+
+def _write_people(directory: Path, people: Iterable[UserExport]) -> None:
+    """One object by user in each file, a user a line: all traces at once may be too much."""
+    with ExitStack() as at_end:
+        files = {
+            name: at_end.enter_context((directory / f"{name}.json").open("w", encoding="utf-8"))
+            for name in _OTHERS
+        }
+        before = dict.fromkeys(files, "{\n")
+        for person in people:
+            for name, file in files.items():
+                if value := getattr(person, name):
+                    text = json.dumps(value, ensure_ascii=False, default=bytes.hex)
+                    file.write(
+                        f"{before[name]}{json.dumps(person.user, ensure_ascii=False)}: {text}"
+                    )
+                    before[name] = ",\n"
+        for name, file in files.items():
+            file.write("\n}\n" if before[name] == ",\n" else "{}\n")
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -106,6 +138,7 @@ class Export:
     n_interactions: int
     consents: Mapping[str, Consent]
     instructions: Mapping[str, tuple[str, ...]]
+    aliases: Mapping[str, tuple[str, ...]]
 
 
 def open_export(directory: Path) -> Export:
@@ -120,9 +153,11 @@ def open_export(directory: Path) -> Export:
         raise DataError("not the manifest of an export", source=str(directory / "manifest.json"))
     path = directory / "consent.json"
     consents = {user: _consent(path, user, given) for user, given in _read_json(path).items()}
-    path = directory / "instructions.json"
-    said = {user: _texts(path, user, given) for user, given in _read_json(path).items()}
-    return Export(directory / "interactions.jsonl", namespace, n_interactions, consents, said)
+    said, aliases = (
+        _read_texts(directory / f"{name}.json") for name in ("instructions", "aliases")
+    )
+    rows = directory / "interactions.jsonl"
+    return Export(rows, namespace, n_interactions, consents, said, aliases)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -153,7 +188,10 @@ def _consent(path: Path, user: str, given: Any) -> Consent:
     return Consent(**given)
 
 
-def _texts(path: Path, user: str, given: Any) -> tuple[str, ...]:
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise DataError("must be a list of texts", source=str(path), field=user)
-    return tuple(given)
+def _read_texts(path: Path) -> dict[str, tuple[str, ...]]:
+    """Lists of texts by user."""
+    found = _read_json(path)
+    for user, given in found.items():
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise DataError("must be a list of texts", source=str(path), field=user)
+    return {user: tuple(given) for user, given in found.items()}

@@ -228,22 +228,25 @@ class Histories:
 
     def export_user(self, user: str) -> UserExport:
         """Everything that is stored of one user; nothing at all of a user nobody knows."""
-        store, namespace = self.store, self.namespace
         user = self.name(user)
+        return self._export_of(user, tuple(self.store.history(self.namespace, user)))
+
+    def export(self, directory: Path) -> Path:
+        """Everything of this namespace: interactions as JSONL and Parquet, all else as JSON."""
+        return export_namespace(
+            directory, self.namespace, self.store.export(self.namespace),
+            self.store.consents(self.namespace),
+            (self._export_of(user) for user in self.store.everybody(self.namespace)),
+        )  # fmt: skip
+
+    def _export_of(self, user: str, said: tuple[Interaction, ...] = ()) -> UserExport:
+        """All that is stored of a user, beside these interactions."""
+        store, namespace = self.store, self.namespace
         verdicts = store.feedback.of(namespace, user)
         return UserExport(
-            user, store.consent(namespace, user), store.instructions(namespace, user),
-            tuple(store.history(namespace, user)), store.traces(namespace, user),
+            user, store.consent(namespace, user), store.instructions(namespace, user), said,
+            store.traces(namespace, user),
             store.aliases.of(namespace, user),
             {one.trace_id: {"verdict": one.verdict, "note": one.note} for one in verdicts},
             tuple(asdict(row) for row in store.usage.of_user(namespace, user)),
-        )  # fmt: skip
-
-    def export(self, directory: Path) -> Path:
-        """Everything of this namespace as JSONL and Parquet, with consents and a manifest."""
-        users = self.store.users(self.namespace)
-        said = {user: self.store.instructions(self.namespace, user) for user in users}
-        return export_namespace(
-            directory, self.namespace, self.store.export(self.namespace),
-            self.store.consents(self.namespace), {user: list(s) for user, s in said.items() if s},
         )  # fmt: skip

@@ -377,7 +377,7 @@ app.add_typer(serve.keys_app, name="keys")
 def export(ctx: typer.Context, directory: opt.Folder, as_json: opt.AsJson = False) -> None:
     """Write everything of the namespace to a folder.
 
-    Interactions as JSON lines and Parquet, consents and instructions as JSON.
+    Interactions as JSON lines and Parquet, all else that is stored of users as JSON.
     """
     with session_of(ctx).open() as engine:
         place = engine.export(directory)

@@ -167,6 +167,12 @@ class Store:
         with self._database.viewing(namespace) as scope:
             return sorted(scope.connection.scalars(_active(scope, users.c.name)))
 
+    def everybody(self, namespace: str) -> list[str]:
+        """Users of whom anything is stored, sorted."""
+        query = sa.select(users.c.name).join(namespaces).where(namespaces.c.name == namespace)
+        with self._database.reading() as connection:
+            return sorted(connection.scalars(query))
+
     def n_users(self, namespace: str) -> int:
         """How many users have interactions."""
         with self._database.viewing(namespace) as scope:
@@ -182,9 +188,8 @@ class Store:
         """How many interactions there are."""
         query = sa.select(sa.func.count()).select_from(interactions)
         with self._database.viewing(namespace) as scope:
-            return (
-                scope.connection.scalar(query.where(interactions.c.namespace_id == scope.id)) or 0
-            )
+            of_namespace = query.where(interactions.c.namespace_id == scope.id)
+            return scope.connection.scalar(of_namespace) or 0
 
     def columns(self, namespace: str, batch_rows: int = 50_000) -> Iterator[pa.RecordBatch]:
         """All interactions for fitting, by user and time, in one snapshot.
