@@ -318,11 +318,12 @@ def test_over_http_it_is_for_nobody_in_particular(tmp_path: Path) -> None:
 
 
 @contextmanager
-def over_http(folder: Path) -> Iterator[Served]:
+def over_http(folder: Path, host: str = "127.0.0.1") -> Iterator[Served]:
+    """A server on this machine, as one is that listens at `host`."""
     with opened(folder, SHOP) as engine, listen("127.0.0.1", 0) as listening:
         keys = Keys(engine.store.keys)
         server = server_of(
-            build_mcp_app(partial(opened, folder), keys, Operation(engine.store), "127.0.0.1")
+            build_mcp_app(partial(opened, folder), keys, Operation(engine.store), host)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -408,6 +409,18 @@ def test_over_http_a_web_page_of_elsewhere_is_refused(service: Served) -> None:
     key = service.key("admin")
     assert posted(service, key, host="evil.example").status_code == 421
     assert posted(service, key, origin="http://evil.example").status_code == 403
+
+
+def test_over_http_elsewhere_a_key_is_what_a_web_page_of_elsewhere_lacks(folder: Path) -> None:
+    with over_http(folder, "10.0.0.5") as service:
+        foreign = {"host": "evil.example", "origin": "http://evil.example"}
+        assert posted(service, None, **foreign).status_code == 401
+        with service.client(None) as page:
+            asked_first = page.options(PATH, headers=foreign)  # may a key be sent from there?
+        assert asked_first.status_code == 401
+        assert not [name for name in asked_first.headers if name.startswith("access-control")]
+        proxied = posted(service, service.key("read"), host="copersona.example")
+        assert proxied.status_code == 200
 
 
 def test_over_http_a_large_body_is_refused(service: Served) -> None:

@@ -67,7 +67,8 @@ def build_mcp_app(
         keys: who may ask; not closed.
         operation: how it is run.
         host: where it will listen; on this machine's own addresses the SDK refuses requests that a
-            web page of elsewhere had sent here under another name.
+            web page of elsewhere had sent here under another name. On others any name may be that
+            of a server in front; such a page has no key, and a browser adds none.
     """
     engines, trail = Engines(engine_of), Trail(operation.store.audit, operation.audit_days)
     limits = Limits.of(operation.requests_per_minute, operation.failures_per_minute)
