@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 from fastapi.routing import APIRoute
 
 from copersona.service.asking import router as asking
@@ -23,6 +26,8 @@ from copersona.service.operating import metrics_router
 from copersona.service.operating import router as operating
 from copersona.service.people import router as people
 from copersona.service.spending import router as spending
+from copersona.storage.audit_log import AuditLog
+from copersona.storage.usage_log import UsageLog
 from service_people import (
     ANA,
     BANK,
@@ -220,6 +225,46 @@ def test_a_user_of_another_namespace_is_like_one_nobody_knows(
         assert shows_a_secret(foreign) == []
         kept = shop.get(f"{path_of(known)}/export").json()
         assert [one["response"] for one in kept["interactions"]] == [said["response"]]
+
+
+@contextmanager
+def asked_of_the_database() -> Iterator[list[str]]:
+    """Statements of requests, as they come; not those that other threads make beside them."""
+    found: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        if threading.current_thread().name == "AnyIO worker thread":
+            found.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("is_token", [True, False], ids=["token", "key"])
+@pytest.mark.parametrize("route", [*ABOUT_A_USER, *ABOUT_A_TRACE], ids=" ".join)
+def test_the_database_is_asked_alike_for_a_foreign_id_and_for_an_unknown_one(
+    service: Served, monkeypatch: pytest.MonkeyPatch, route: tuple[str, str], is_token: bool
+) -> None:
+    known, nobody, before = (f"{name} {is_token} {route}" for name in ("dora", "nils", "ned"))
+    rows = [{"user": known, "input": TEXT, "response": f"My {SECRETS[SHOP]}."}]
+    with service.client(service.key("admin")) as shop:
+        assert shop.post("/v1/interactions", json={"interactions": rows}).json()["stored"] == 1
+    if route in ABOUT_A_TRACE:
+        known, nobody, before = trace_of(service, known), "0" * 16, "1" * 16
+    key = service.key(user=BO) if is_token else service.key("admin", namespace=BANK)
+    # How many lines a change takes along depends on the moment; chats are counted when answered.
+    monkeypatch.setattr(AuditLog, "append", lambda *_: None)
+    monkeypatch.setattr(UsageLog, "add", lambda *_: None)
+    with service.client(key) as asker, asked_of_the_database() as statements:
+        asked = []
+        for name in (before, known, nobody):
+            EVERY[route](asker, name)
+            asked.append(statements[:])
+            statements.clear()
+    assert asked[1] == asked[2] != []
 
 
 @about_users

@@ -106,14 +106,13 @@ class Access:
         if not self._caller.has(needs):
             self._write_down(action, [], is_allowed=False)
             raise HTTPException(403, NOT_ALLOWED)
-        engine = self._engine_of(self._caller.namespace)
-        owner, _ = engine.store.trace(engine.namespace, trace_id)
-        mark = self._keys.mark(engine.namespace, owner)
-        is_allowed = self._is_theirs(mark)
-        self._write_down(action, [mark], is_allowed=is_allowed)
+        # Nothing of the trace is read before, so that a refusal takes as long as an unknown one.
+        mark = self._keys.mark_of_trace(self._caller.namespace, trace_id)
+        is_allowed = mark is not None and self._is_theirs(mark)
+        self._write_down(action, [mark] if mark else [], is_allowed=is_allowed)
         if not is_allowed:
             raise UnknownUserError(NO_TRACE)
-        return engine
+        return self._engine_of(self._caller.namespace)
 
     def _is_theirs(self, mark: bytes) -> bool:
         """Whether the key is for this user, or for everybody of the namespace."""

@@ -127,6 +127,10 @@ class Keys:
         """The same of several; an alias has the mark of its user."""
         return self._ring.marks(namespace, users)
 
+    def mark_of_trace(self, namespace: str, trace_id: str) -> bytes | None:
+        """What stands for the user of a trace; None where there is no such trace."""
+        return self._ring.mark_of_trace(namespace, trace_id)
+
     def user_of(self, mark: bytes) -> str | None:
         """Whom a mark stands for; None where nothing is kept of them."""
         return self._ring.user_of(mark)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from copersona.errors import DataError
 from copersona.storage.database import Database
-from copersona.storage.schema import api_keys, namespaces, tombstones, users
+from copersona.storage.schema import api_keys, namespaces, tombstones, traces, users
 from copersona.storage.user_registry import FORGOTTEN, UserRegistry
 
 _FIELDS = (
@@ -63,6 +63,15 @@ class KeyRing:
         """Whom a mark stands for; None where nothing is kept of them."""
         with self._database.asking() as connection:
             return connection.scalar(sa.select(users.c.name).where(users.c.mark == mark))
+
+    def mark_of_trace(self, namespace: str, trace_id: str) -> bytes | None:
+        """What stands for the user of a trace; None where there is no such trace."""
+        query = sa.select(users.c.mark).join_from(traces, users).join(
+            namespaces, traces.c.namespace_id == namespaces.c.id
+        )  # fmt: skip
+        query = query.where(namespaces.c.name == namespace, traces.c.trace_id == trace_id)
+        with self._database.reading() as connection:
+            return connection.scalar(query)
 
     def add(self, key: KeptKey) -> None:
         """Keep a key.
