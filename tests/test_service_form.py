@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from jsonschema import Draft202012Validator
 
 from copersona import CoPersona, Persona
 from copersona.errors import CoPersonaError, DataError, StoreError
@@ -68,6 +70,40 @@ def test_the_document_explains_every_field(service: Served) -> None:
                 assert route["security"]
                 assert list(route["responses"]["401"]["content"]) == ["application/problem+json"]
     assert schemas["NewInteraction"]["additionalProperties"] is False
+
+
+def with_examples(part: Any) -> Iterator[dict[str, Any]]:
+    """Every schema below a part of the document that has examples."""
+    if isinstance(part, dict):
+        if isinstance(part.get("examples"), list):
+            yield part
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from with_examples(one)
+
+
+def test_every_body_has_an_example_and_every_example_fits_its_schema(service: Served) -> None:
+    with service.client(None) as anybody:
+        document = anybody.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    bare = [
+        f"{method} {path}"
+        for path, methods in document["paths"].items()
+        for method, route in methods.items()
+        for body in (route.get("requestBody"), *route["responses"].values())
+        for kind, content in (body or {}).get("content", {}).items()
+        if kind == "application/json"
+        and "examples" not in {**schemas, "": content["schema"]}[
+            content["schema"].get("$ref", "").rpartition("/")[2]
+        ]
+    ]  # fmt: skip
+    assert bare == []
+    wrong = []
+    for schema in with_examples(document):
+        whole = Draft202012Validator({**schema, "components": document["components"]})
+        wrong += [error.message for one in schema["examples"] for error in whole.iter_errors(one)]
+    assert wrong == []
 
 
 def test_every_answer_has_its_headers(service: Served, shop: httpx2.Client) -> None:

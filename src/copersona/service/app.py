@@ -19,6 +19,7 @@ from copersona.service import asking, chat, histories, operating, people, spendi
 from copersona.service.access import Access
 from copersona.service.answers import Health
 from copersona.service.engines import Engines
+from copersona.service.examples import add_examples
 from copersona.service.gateway import Gateway
 from copersona.service.guard import Guard
 from copersona.service.jobs import Runner
@@ -56,7 +57,9 @@ class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         if self.openapi_schema is None:
-            for routes in super().openapi()["paths"].values():
+            document = super().openapi()
+            add_examples(document)
+            for routes in document["paths"].values():
                 for route in routes.values():
                     for status, response in route["responses"].items():
                         if int(status) in _PROBLEMS:

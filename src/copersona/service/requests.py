@@ -88,8 +88,9 @@ class NewInteraction(Body):
     label: str | None = None
     """A category the user chose."""
     at: Annotated[float | None, BeforeValidator(parse_time)] = Field(
-        None, examples=["2026-05-31T12:00:00Z"], json_schema_extra={"type": ["number", "string"]}
-    )
+        None, examples=["2026-05-31T12:00:00Z"],
+        json_schema_extra={"anyOf": [{"type": one} for one in ("number", "string", "null")]},
+    )  # fmt: skip
     """When: seconds since 1970-01-01 UTC, or a date as text."""
     facet: str | None = None
     """A theme the user put it under (shelf, forum, project)."""
