@@ -76,6 +76,22 @@ def requests(gate: Between) -> int:
 # ---- capture ------------------------------------------------------------------------------------
 
 
+def test_a_token_of_a_new_user_is_that_user_once_a_chat_has_named_them(gate: Between) -> None:
+    token = gate.service.key(user="zoe")
+
+    def shown(**user: str) -> str:
+        with gate.service.client(token) as client:
+            body = {"messages": [said(NEW)], **user}
+            answer = client.post("/v1/chat/completions", json=body, headers=ON)
+        return str(answer.headers.get("x-copersona-trace", ""))
+
+    assert shown() == ""
+    assert kept(gate, "zoe") == []
+    assert shown(user="zoe") != ""
+    assert [row["response"] for row in kept(gate, "zoe")] == [NEW]
+    assert shown() != ""
+
+
 def test_the_users_own_message_is_kept_as_it_was_sent(gate: Between) -> None:
     turns = [said("Hi"), {"role": "assistant", "content": "How was your day?"}, said(NEW)]
     chat(gate, *turns, headers={**ON, "X-CoPersona-Thread": "t%201"})
