@@ -19,9 +19,10 @@ import sqlalchemy as sa
 
 import copersona
 from copersona import Consent, CoPersona, Interaction, artifacts
+from copersona.erasing import forgetting
 from copersona.erasing.byte_search import Matcher, find_bytes
 from copersona.erasing.forgetting import needles_of, scan
-from copersona.erasing.remains import asking, graves_of, states_below
+from copersona.erasing.remains import Held, asking, graves_of, held_in_store, states_below
 from copersona.storage.schema import content_hash
 from copersona.storage.store import Store
 
@@ -123,6 +124,27 @@ def test_the_same_id_in_another_namespace_is_somebody_else(cp: CoPersona, tmp_pa
         assert cp.forget("al").traces_found == ()
         assert "al" in other.state().lenders
         assert len(other.store.history("other", "al")) == 6
+
+
+def test_the_look_reads_as_much_whether_or_not_somebody_elsewhere_has_the_id(
+    cp: CoPersona, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Held] = []
+
+    def noted(*given: Any) -> Iterator[Held]:
+        for one in held_in_store(*given):
+            read.append(one)
+            yield one
+
+    monkeypatch.setattr(forgetting, "held_in_store", noted)
+    with opened(tmp_path / "copy", "other") as other:
+        other.add(rows_of("henrietta-of-elsewhere", 5))
+    counts = []
+    for user in ("henrietta-of-elsewhere", "somebody-nobody-knows"):
+        read.clear()
+        looked(cp, user, [])
+        counts.append(len(read))
+    assert counts[0] == counts[1] > 6
 
 
 def test_another_store_in_the_same_folder_is_not_looked_at(cp: CoPersona, tmp_path: Path) -> None:
