@@ -220,6 +220,18 @@ def test_a_key_that_asks_too_much_is_told_when_to_ask_again(folder: Path) -> Non
             assert numbers(admin)["copersona_rate_limited_total", ()] == 1
 
 
+def test_each_process_counts_for_itself_and_the_page_on_operations_says_so(folder: Path) -> None:
+    with served(folder, requests_per_minute=6) as one, served(folder, requests_per_minute=6) as two:
+        key = one.key()
+        statuses = []
+        for service in (one, one, two):
+            with service.client(key) as client:
+                statuses.append(client.get("/v1/users/bo").status_code)
+    assert statuses == [200, 429, 200]
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text("utf-8")
+    assert "each process counts for itself" in page
+
+
 def test_wrong_keys_are_slowed_and_right_ones_beside_them_are_not(folder: Path) -> None:
     with served(folder, failures_per_minute=3) as service:
         with service.client("wrong") as guesser:
