@@ -308,6 +308,19 @@ with served(folder) as service, service.client(service.key("write")) as client:
 """
 
 
+def test_the_line_of_a_verdict_is_not_gathered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("copersona.service.trail.GATHERED_S", 600.0)
+    with served(folder) as service, opened(folder, SHOP) as engine:
+        with service.client(service.key()) as client:
+            asked = {"user": "bo", "text": "kitchen tool: kettle"}
+            trace = client.post("/v1/context", json=asked).json()["trace_id"]
+            given = {"trace_id": trace, "verdict": "accept"}
+            assert client.post("/v1/feedback", json=given).status_code == 200
+        assert engine.store.audit.lines(SHOP)[0].action == "feedback"
+
+
 def test_an_acknowledged_change_and_its_line_outlive_the_process(tmp_path: Path) -> None:
     folder = stocked(tmp_path / "x", fits=False)
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])

@@ -109,7 +109,8 @@ class Access:
         # Nothing of the trace is read before, so that a refusal takes as long as an unknown one.
         mark = self._keys.mark_of_trace(self._caller.namespace, trace_id)
         is_allowed = mark is not None and self._is_theirs(mark)
-        self._write_down(action, [mark] if mark else [], is_allowed=is_allowed)
+        marks, is_change = [mark] if mark else [], needs != "read"
+        self._write_down(action, marks, is_allowed=is_allowed, is_change=is_change)
         if not is_allowed:
             raise UnknownUserError(NO_TRACE)
         return self._engine_of(self._caller.namespace)
