@@ -158,7 +158,8 @@ def _askers(ask: Ask, namespace_id: int) -> Iterator[object]:
     """Whose traces a namespace has; read in parts, since together they are large."""
     after = 0
     while found := ask(_SOME_TRACES, {"namespace": namespace_id, "after": after}):
-        for after, payload in found:
+        after = found[-1][0]
+        for _, payload in found:
             trace = json.loads(payload)
             yield trace.get("user") if isinstance(trace, dict) else None
 
