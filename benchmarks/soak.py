@@ -6,8 +6,9 @@ Two service processes over one PostgreSQL and one folder of fitted states, in fr
 ours that looks for foreign words. Clients ingest, chat (captured), ask for contexts, take out what
 is stored and forget, each over made-up users of its own; an administrator fits all the while. After
 a third of the time one service process is killed with -9 and started again, after two thirds the
-database is restarted. Checked: nothing that was acknowledged is lost, nobody's word reaches anybody
-else, and a forgotten user is nowhere; ends with 1 where one of these fails. Memory is printed.
+database is restarted. Checked: nothing that was acknowledged is lost, nobody's word reaches
+anybody else, and a forgotten user is nowhere; ends with 1 where one of these fails. Memory is
+printed by third of the time, beside what is stored, which grows meanwhile.
 """
 
 import argparse
@@ -23,10 +24,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
 import numpy as np
+import psycopg
 from fake_model import PLANTED
 from gateway import TOPICS, started
 
@@ -59,12 +62,23 @@ class Postgres:
         data = self.folder / "data"
         self.run("pg_ctl", action, "-D", data, "-l", log, "-o", options, "-m", "fast", "-w")
 
+    def sizes(self):
+        """What is stored; nothing while the server restarts."""
+        asked = ("(SELECT count(*) FROM interactions)", "(SELECT count(*) FROM traces)",
+                 "pg_database_size('postgres') / 1048576")  # fmt: skip
+        try:
+            with psycopg.connect(self.url) as connection:
+                found = connection.execute(f"SELECT {', '.join(asked)}").fetchone()
+        except psycopg.OperationalError:
+            return ()
+        return zip(("interactions", "traces", "database, MiB"), found, strict=True)
+
 
 class Services:
-    """The service processes, and what they hold in memory."""
+    """The service processes."""
 
     def __init__(self, folder, url):
-        self.folder, self.url, self.running, self.memory = folder, url, {}, []
+        self.folder, self.url, self.running = folder, url, {}
 
     def start(self, port):
         log = (self.folder / f"service-{port}.log").open("a")
@@ -83,11 +97,19 @@ class Services:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def sample(self, at):
-        for port, process in self.running.items():
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-            self.memory.append((at, port, int(resident.split()[1]) / 1024))
+    def memory(self):
+        """What each process holds: of its own, and of files that are mapped."""
+        for port, process in list(self.running.items()):
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                if line.startswith(("RssAnon:", "RssFile:")):
+                    kind, size, _ = line.split()
+                    yield f"service {port}, {kind[:-1]}, MiB", int(size) / 1024
+
+    def state(self):
+        """The newest fitted state, as a file; nothing where there is none yet."""
+        files = (self.folder / "state").glob("*/[0-9]*/*.safetensors")
+        with suppress(ValueError, FileNotFoundError):  # none yet; replaced at this moment
+            yield "fitted state, MiB", max(files).stat().st_size / 2**20
 
 
 class Client:
@@ -228,11 +250,15 @@ async def trouble(services, database, seconds):
     print(f"[{2 * seconds / 3:.0f} s: restarted the database]", flush=True)
 
 
-async def samples(services, end):
-    start = time.monotonic()
-    while time.monotonic() < end:
-        services.sample(time.monotonic() - start)
+async def samples(services, database, seconds):
+    """Sizes, with the third of the time they were seen in."""
+    start, found = time.monotonic(), []
+    while (at := time.monotonic() - start) < seconds:
+        stored = await asyncio.to_thread(database.sizes)
+        sizes = [*services.memory(), *stored, *services.state()]
+        found += [(int(3 * at / seconds), name, size) for name, size in sizes]
         await asyncio.sleep(10)
+    return found
 
 
 async def soak(services, database, key, options):
@@ -241,16 +267,16 @@ async def soak(services, database, key, options):
     async with httpx2.AsyncClient(timeout=60, limits=limits) as http:
         clients = [Client(n, key, http, counts) for n in range(options.clients)]
         end = time.monotonic() + seconds
-        await asyncio.gather(
-            *(client.live(end) for client in clients), fits(Client(999, key, http, counts), end),
-            trouble(services, database, seconds), samples(services, end),
+        sizes, *_ = await asyncio.gather(
+            samples(services, database, seconds), trouble(services, database, seconds),
+            fits(Client(999, key, http, counts), end), *(client.live(end) for client in clients),
         )  # fmt: skip
         await asyncio.gather(*(client.settle() for client in clients))
         seen = (await http.get(f"http://127.0.0.1:{MODEL}/leaks")).json()
-    return clients, counts, seen
+    return clients, counts, seen, sizes
 
 
-def report(services, clients, counts, seen):
+def report(clients, counts, seen, sizes):
     faults = [fault for client in clients for fault in client.faults]
     n_stored = sum(len(ids) for client in clients for ids in client.stored.values())
     n_gone = sum(len(client.gone) for client in clients)
@@ -262,10 +288,11 @@ def report(services, clients, counts, seen):
     for name, took in sorted(TOOK.items()):
         cells = " | ".join(f"{value:.0f}" for value in np.percentile(took, [50, 95, 99]))
         print(f"| {name} | {len(took):,} | {cells} |")
-    for port in SERVICES:
-        held = [mib for _, one, mib in services.memory if one == port]
-        tenths = [f"{np.median(part):.0f}" for part in np.array_split(held, 10) if len(part)]
-        print(f"memory of service {port}, MiB, by tenth of the time: {', '.join(tenths)}")
+    print("| median of a third of the time | first | second | third |\n|---|---|---|---|")
+    for name in sorted({name for _, name, _ in sizes}):
+        thirds = [[size for at, one, size in sizes if (at, one) == (n, name)] for n in range(3)]
+        cells = (f"{np.median(third):,.1f}" if third else "" for third in thirds)
+        print(f"| {name} | {' | '.join(cells)} |")
     for fault, n in Counter(faults).most_common(20):
         print(f"FAULT, {n} times: {fault}")
     return not faults and not seen["leaks"]
@@ -296,8 +323,7 @@ def main():
         for port in SERVICES:
             services.start(port)
         key = json.loads(made.stdout)["key"]
-        clients, counts, seen = asyncio.run(soak(services, database, key, options))
-        is_sound = report(services, clients, counts, seen)
+        is_sound = report(*asyncio.run(soak(services, database, key, options)))
     finally:
         for process in (*services.running.values(), model):
             process.terminate()

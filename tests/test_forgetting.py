@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -22,7 +23,16 @@ from copersona import Consent, CoPersona, Interaction, artifacts
 from copersona.erasing import forgetting
 from copersona.erasing.byte_search import Matcher, find_bytes
 from copersona.erasing.forgetting import needles_of, scan
-from copersona.erasing.remains import Held, asking, graves_of, held_in_store, states_below
+from copersona.erasing.remains import (
+    Grave,
+    Held,
+    asking,
+    graves_of,
+    held_in_rows,
+    held_in_store,
+    rows_left,
+    states_below,
+)
 from copersona.storage.schema import content_hash
 from copersona.storage.store import Store
 
@@ -301,6 +311,27 @@ def test_rows_left_behind_are_found_in_either_database(either: CoPersona) -> Non
     assert looked(either, "quillon", history) == sorted(
         {place.format("embeddings"), place.format("traces")}
     )
+
+
+def test_the_look_holds_a_small_part_of_what_others_have(either: CoPersona) -> None:
+    words = "x" * 2_000
+    either.add(Interaction(f"other{n}", response=f"{n} {words}") for n in range(1_000))
+    for n in range(1_000):
+        either.store.put_trace("default", "alma", f"t{n}", {"user": "alma", "text": words})
+    grave = Grave(1, "default", b"nobody's mark")
+
+    def look() -> None:
+        assert rows_left(either.store.ask, "nobody", [grave], (), ()) == []
+        assert sum(1 for _ in held_in_rows(either.store.export("default"))) > 1_000
+
+    look()
+    tracemalloc.start()
+    try:
+        look()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1_000 * len(words)
 
 
 def test_the_receipt_says_what_was_looked_at_and_what_cannot_be(either: CoPersona) -> None:

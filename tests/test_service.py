@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
+from copersona import CoPersona
 from service_people import (
     ANA,
     BANK,
@@ -157,6 +160,32 @@ def test_users_who_are_forgotten_at_once_are_all_gone(shop: httpx2.Client, tmp_p
 
 
 # ── asking ──
+
+
+def test_a_state_that_was_replaced_is_let_go(template: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(template, tmp_path / "copy"))
+    engines: list[CoPersona] = []
+
+    def opens(folder: Path, namespace: str) -> CoPersona:
+        engines.append(opened(folder, namespace))
+        return engines[-1]
+
+    with served(folder, opens=opens) as service, service.client(service.key("admin")) as shop:
+        held = []
+        for name in ("user1", "user2", "user3"):
+            for user in (ANA, STRANGER):
+                asked = shop.post("/v1/context", json={"user": user, "text": "kitchen tool: pan"})
+                assert asked.status_code == 200
+            states = engines[0]._states
+            published = states.in_force()
+            assert published
+            held.append([weakref.ref(part) for part in published[1:4]])
+            del published
+            with opened(folder, SHOP) as other:  # as another process does
+                other.fit()
+            assert shop.delete(f"/v1/users/{name}").status_code == 200
+        gc.collect()
+        assert [part() for parts in held for part in parts] == [None] * 9
 
 
 def test_a_context_says_what_it_rests_on_and_can_be_explained(shop: httpx2.Client) -> None:

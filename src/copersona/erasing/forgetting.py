@@ -256,13 +256,14 @@ def _held_by_others(
 ) -> Iterator[Held]:
     ids = {row.id for row in history}
     database = _database_file(store)
-    states = list(states_below(root))
-    for state in states:
+    names = set()
+    for state in states_below(root):
+        names.add(state.namespace)
         yield from state.held(user, ids)
     if database:
         yield from held_in_store(database, graves, {id_hash(one) for one in ids})
         return
-    for name in sorted({state.namespace for state in states}):
+    for name in sorted(names):
         yield from held_in_rows(store.export(name))
 
 

@@ -133,9 +133,7 @@ def rows_left(
         for one in text_hashes:
             if ask(_HAS_VECTOR, {"namespace": number, "hash": one}):
                 left.add("embeddings")
-        found = ask("SELECT payload FROM traces WHERE namespace_id = :namespace",
-                    {"namespace": number})  # fmt: skip
-        if any(_asker(payload) == user for (payload,) in found):
+        if user in _askers(ask, number):
             left.add("traces")
     return sorted(left)
 
@@ -150,9 +148,20 @@ _HAS_VECTOR = """
 """
 
 
-def _asker(payload: bytes | str) -> object:
-    found = json.loads(payload)
-    return found.get("user") if isinstance(found, dict) else None
+_SOME_TRACES = """
+    SELECT seq, payload FROM traces WHERE namespace_id = :namespace AND seq > :after
+    ORDER BY seq LIMIT 200
+"""
+
+
+def _askers(ask: Ask, namespace_id: int) -> Iterator[object]:
+    """Whose traces a namespace has; read in parts, since together they are large."""
+    after = 0
+    while found := ask(_SOME_TRACES, {"namespace": namespace_id, "after": after}):
+        after = found[-1][0]
+        for _, payload in found:
+            trace = json.loads(payload)
+            yield trace.get("user") if isinstance(trace, dict) else None
 
 
 def held_in_rows(rows: Iterable[Interaction]) -> Iterator[Held]:

@@ -267,10 +267,10 @@ class Database:
                 migrations.upgrade(connection)
 
 
-def chunks(values: Iterable[_Value]) -> Iterator[list[_Value]]:
+def chunks(values: Iterable[_Value], most: int = _VALUES_AT_ONCE) -> Iterator[list[_Value]]:
     """The values in lists short enough for one statement."""
     rest = iter(values)
-    while part := list(islice(rest, _VALUES_AT_ONCE)):
+    while part := list(islice(rest, most)):
         yield part
 
 

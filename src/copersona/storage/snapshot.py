@@ -1,7 +1,7 @@
 """All interactions of a namespace in one stable order, as records or as columns.
 
 Users are sorted by id, so that the order does not depend on who came first; within a user it is
-time order. A few hundred users are read at a time, so memory does not grow with the store.
+time order. A hundred users are read at a time, so memory does not grow with the store.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from copersona.storage.database import Scope, chunks
 from copersona.storage.schema import TIME_ORDER, interactions, users
+
+_USERS_AT_ONCE = 100
 
 # Texts are `large_string`: a batch of long ones exceeds the 2 GB that `string` can address.
 COLUMNS: dict[str, pa.DataType] = {
@@ -41,7 +43,7 @@ def rows_in_order(
     user_id = interactions.c.user_id
     query = sa.select(users.c.id, users.c.name).where(users.c.namespace_id == scope.id)
     names: dict[int, str] = {row.id: row.name for row in scope.connection.execute(query)}
-    for part in chunks(sorted(names, key=names.__getitem__)):
+    for part in chunks(sorted(names, key=names.__getitem__), _USERS_AT_ONCE):
         rows: dict[int, list[list[Any]]] = {one: [] for one in part}
         found = sa.select(user_id, *fields).where(user_id.in_(part))
         for owner, *values in scope.connection.execute(found.order_by(user_id, *TIME_ORDER)):
