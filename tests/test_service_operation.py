@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from copersona.commands import cli
 from copersona.errors import MissingExtraError, StoreError
+from copersona.service import trail as gathering
 from copersona.service.limits import Buckets
 from copersona.service.logs import _Json
 from copersona.service.tracing import Tracing, provider_to
@@ -311,7 +312,7 @@ with served(folder) as service, service.client(service.key("write")) as client:
 def test_the_line_of_a_verdict_is_not_gathered(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("copersona.service.trail.GATHERED_S", 600.0)
+    monkeypatch.setattr(gathering, "GATHERED_S", 600.0)
     with served(folder) as service, opened(folder, SHOP) as engine:
         with service.client(service.key()) as client:
             asked = {"user": "bo", "text": "kitchen tool: kettle"}
