@@ -462,6 +462,17 @@ def test_users_are_introduced_once_and_keep_their_word(store: Store) -> None:
     assert store.consents("ns") == {"ana": Consent(lend="no"), "bo": public, "cy": public}
 
 
+def test_every_store_has_keys_of_its_own(store: Store, tmp_path: Path) -> None:
+    """So that marks and pseudonyms of one tell nothing about those of another."""
+    with Store.open(tmp_path / "another.db") as another:
+        kept = [
+            (one.keys.marks("shop", ["ana"])[0], one.pseudonym_key("shop"))
+            for one in (store, another)
+        ]
+    assert kept[0][0] != kept[1][0]
+    assert kept[0][1] != kept[1][1]
+
+
 def test_a_writer_who_waits_too_long_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
