@@ -110,10 +110,10 @@ def test_over_http_it_is_personalised_too_and_a_key_that_does_not_fit_says_so(
     folder: Path,
 ) -> None:
     with served(folder) as service:
-        with Remote(service.url, service.key("read")) as remote:
+        with Remote(service.url, service.key("read"), timeout_s=30) as remote:
             assert SECRETS[SHOP] in str(hooked(remote, request(user=ANA)))
         with (
-            Remote(service.url, service.key("read", user=BO)) as token,
+            Remote(service.url, service.key("read", user=BO), timeout_s=30) as token,
             pytest.raises(BackendError, match="403"),
         ):
             token.prompt(ANA, TEXT)
