@@ -107,7 +107,10 @@ def test_without_a_request_nothing_is_changed(engine: CoPersona) -> None:
 
 
 def test_a_service_gives_the_same_as_an_open_store(folder: Path, engine: CoPersona) -> None:
-    with served(folder) as service, Remote(service.url, service.key("read"), timeout_s=30) as remote:
+    with (
+        served(folder) as service,
+        Remote(service.url, service.key("read"), timeout_s=30) as remote,
+    ):
         far = PersonalisedMessages(remote).invoke(TEXT, FOR_ANA)
     near = PersonalisedMessages(engine).invoke(TEXT, FOR_ANA)
     assert [one.type for one in far] == [one.type for one in near]
