@@ -8,8 +8,10 @@ Each target starts from a few made-up files of every form it reads.
 """
 
 import contextlib
+import functools
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,12 +20,15 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["copersona"]):
+    import copersona
     from copersona import artifacts
+    from copersona.backups import restore
     from copersona.commands.settings import read_settings
     from copersona.errors import CoPersonaError
     from copersona.exporting import UserExport, export_namespace, open_export
     from copersona.reading.readers import FORMATS, read
     from copersona.records import Consent, Interaction
+    from copersona.service.gateway import read_prices
     from copersona.tasks.benchmark_files import BENCHMARKS, benchmark_task
 
 import numpy as np
@@ -136,6 +141,35 @@ def state_folder():
     return next(WORK.rglob(f"{known[-1]}/manifest.json")).parent
 
 
+def backup(data):
+    """The first byte chooses the manifest, or the list of who was forgotten since."""
+    if not data:
+        return
+    damaged = backup_folder() / ("manifest.json", "forgotten")[data[0] % 2]
+    sound, again = damaged.read_bytes(), WORK / "again"
+    again.mkdir()
+    try:
+        damaged.write_bytes(data[1:])
+        restore(backup_folder(), again / "people.db", again / "state", [])
+    finally:
+        damaged.write_bytes(sound)
+        shutil.rmtree(again)
+
+
+@functools.cache
+def backup_folder():
+    with copersona.open(WORK / "people.db", encoder="hashing") as engine:
+        engine.add([Interaction("ann", response="Boils fast.", id="1")])
+        engine.back_up(WORK / "backup")
+    return WORK / "backup"
+
+
+def prices(data):
+    path = WORK / "prices.json"
+    path.write_bytes(data)
+    read_prices(path)
+
+
 def settings(data):
     path = WORK / "settings.toml"
     path.write_bytes(data)
@@ -166,6 +200,9 @@ def seeds_of(name):
         ],
         "state": [bytes([n]) + (folder / file).read_bytes()
                   for n, file in enumerate(("manifest.json", "arrays.safetensors"))],
+        "backup": [bytes([n]) + (backup_folder() / file).read_bytes()
+                   for n, file in enumerate(("manifest.json", "forgotten"))],
+        "prices": [b'{"gpt-4o-mini": {"input": 0.15, "output": 0.6}}'],
         "settings": [b'store = "a.db"\nencoder = "hashing"\n'],
     }[name]  # fmt: skip
 
@@ -175,6 +212,8 @@ TARGETS = {
     "benchmark": benchmark,
     "export": export,
     "state": state,
+    "backup": backup,
+    "prices": prices,
     "settings": settings,
 }
 

@@ -163,6 +163,14 @@ def test_another_format_is_refused(tmp_path: Path, found: object, age: str) -> N
         artifacts.open_version(tmp_path, "shop")
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000])
+def test_what_is_no_manifest_is_told(tmp_path: Path, content: str) -> None:
+    version = artifacts.publish(tmp_path, "shop", ARRAYS, {})
+    next(tmp_path.glob(f"*/{version}/manifest.json")).write_text(content)
+    with pytest.raises(ArtifactError, match="not a manifest"):
+        artifacts.open_version(tmp_path, "shop")
+
+
 def test_a_damaged_pointer_is_refused(tmp_path: Path) -> None:
     (home_of(tmp_path, "shop") / "current").write_text("../../elsewhere")
     with pytest.raises(ArtifactError, match="does not hold a version id"):

@@ -135,6 +135,19 @@ def test_a_damaged_backup_is_refused(
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[]", '{"format": 2}', '{"format": 1}', '{"format": 1, "files": []}', "[" * 100_000],
+)
+def test_what_is_no_manifest_of_a_backup_is_told(
+    cp: CoPersona, empty: str, tmp_path: Path, manifest: str
+) -> None:
+    cp.back_up(tmp_path / "backup")
+    (tmp_path / "backup" / "manifest.json").write_text(manifest)
+    with pytest.raises(DataError, match="backup"):
+        restore(tmp_path / "backup", empty, tmp_path / "again", [])
+
+
 def test_the_tombstones_of_another_store_say_nothing(
     cp: CoPersona, empty: str, tmp_path: Path
 ) -> None:

@@ -441,7 +441,7 @@ def _read_manifest(folder: Path, namespace: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
         found = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path}: damaged: not a manifest ({error})") from error
     if found != FORMAT_VERSION:
         age = "a newer" if isinstance(found, int) and found > FORMAT_VERSION else "an older"

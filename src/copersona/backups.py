@@ -10,7 +10,6 @@ the store that was in use says who they are.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -19,7 +18,9 @@ from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
 
 from copersona import artifacts
 from copersona.errors import ConfigError, DataError
@@ -30,6 +31,23 @@ from copersona.storage.store import Store
 
 FORMAT = 1
 _MANIFEST, _NOTED, _STATES = "manifest.json", "forgotten", "states"
+
+
+class _File(BaseModel):
+    size: int
+    sha256: str
+
+
+class _Format(BaseModel):
+    format: int
+
+
+class _Manifest(_Format):
+    id: str
+    at: float
+    dialect: Literal["sqlite", "postgresql"]
+    store: str
+    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -68,12 +86,12 @@ def back_up(store: Store, root: Path, folder: Path) -> TakenBackup:
         store.backups.write(folder / FILE_NAMES[store.dialect])
         for home in artifacts.homes(root):
             artifacts.copy_home(home, folder / _STATES / home.name)
-    manifest = {"format": FORMAT, "id": taken.id, "at": taken.at, "dialect": store.dialect,
-                "store": _identity(store),
-                "files": {name: artifacts.describe_file(folder / name)
-                          for name in sorted(_files(folder))}}  # fmt: skip
-    text = json.dumps(manifest, indent=1)
-    (folder / _MANIFEST).write_text(text, "utf-8")
+    files = {name: artifacts.describe_file(folder / name) for name in sorted(_files(folder))}
+    manifest = _Manifest.model_validate({
+        "format": FORMAT, "id": taken.id, "at": taken.at, "dialect": store.dialect,
+        "store": _identity(store), "files": files,
+    })  # fmt: skip
+    (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1), "utf-8")
     artifacts.describe_file(folder / _MANIFEST)
     artifacts.sync_folder(folder)
     return taken
@@ -95,15 +113,15 @@ def restore(folder: Path, url: str | Path, root: Path, known_to: Iterable[Store]
     """
     manifest, marks = _checked(folder), set(_noted(folder))
     for other in known_to:
-        if _identity(other) != manifest["store"]:
+        if _identity(other) != manifest.store:
             raise ConfigError(f"{other.url} is another store than the one of this backup")
         marks.update(other.departures.all_marks())
     if root.exists() and any(root.iterdir()):
         raise ConfigError(f"{root} is not empty; restoring overwrites nothing")
-    load(folder / FILE_NAMES[manifest["dialect"]], parse_url(url, manifest["dialect"]))
+    load(folder / FILE_NAMES[manifest.dialect], parse_url(url, manifest.dialect))
     with Store.open(url, create=False) as store:
         n_erased = store.departures.apply(marks)
-        taken = TakenBackup(manifest["id"], str(folder.absolute()), manifest["at"])
+        taken = TakenBackup(manifest.id, str(folder.absolute()), manifest.at)
         store.backups.add(taken)
     if (folder / _STATES).exists():
         shutil.copytree(folder / _STATES, root, dirs_exist_ok=True)
@@ -152,20 +170,28 @@ def _files(folder: Path) -> set[str]:
     return found - {_MANIFEST, _NOTED}
 
 
-def _checked(folder: Path) -> dict[str, Any]:
+def _checked(folder: Path) -> _Manifest:
     path = folder / _MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        said, found = manifest["files"], manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a whole backup: {error}", source=str(path)) from error
-    if found != FORMAT:
-        raise DataError(f"a backup of format {found!r}; this program reads {FORMAT}",
-                        source=str(path))  # fmt: skip
-    if _files(folder) != said.keys():
+        content = path.read_bytes()
+        found = _Format.model_validate_json(content).format
+        if found != FORMAT:
+            raise DataError(f"a backup of format {found}; this program reads {FORMAT}",
+                            source=str(path))  # fmt: skip
+        manifest = _Manifest.model_validate_json(content)
+    except (OSError, ValidationError) as error:
+        raise DataError(f"not a whole backup: {_reason(error)}", source=str(path)) from error
+    if _files(folder) != manifest.files.keys():
         raise DataError("files are missing, or there are others", source=str(folder))
-    for name, kept in said.items():
-        if artifacts.sha256_of(folder / name) != kept["sha256"]:
+    for name, kept in manifest.files.items():
+        if artifacts.sha256_of(folder / name) != kept.sha256:
             raise DataError("damaged: another content than the manifest says",
                             source=str(folder / name))  # fmt: skip
     return manifest
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return " ".join([*map(str, first["loc"]), first["msg"]])
